@@ -1,0 +1,151 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Claims is the record of what a subscription is handling and has handled. All
+// methods may be called at once.
+type Claims interface {
+	// Claim asks to handle the event behind a key. It is one atomic step:
+	//   - nobody has it: it is claimed until Lease ends, ClaimFresh;
+	//   - the same Owner has it: the lease is renewed, ClaimFresh;
+	//   - another owner has it: ClaimBusy, with the end of that lease;
+	//   - another owner had it and the lease is over: taken over, ClaimFresh
+	//     with Crashes one higher than before;
+	//   - it was finished: ClaimDone, with the digest of the first payload.
+	Claim(ctx context.Context, request ClaimRequest) (ClaimAnswer, error)
+
+	// Finish marks claims as done. Only a claim whose Owner still has it is
+	// marked; ErrNotClaimed says that another has taken it over.
+	Finish(ctx context.Context, request ClaimRequest) error
+
+	// Release gives a claim back unfinished, so that the next Claim is fresh.
+	// Releasing what is not claimed by Owner does nothing.
+	Release(ctx context.Context, request ClaimRequest) error
+
+	// Durable reports whether claims outlive the process and are shared by all
+	// instances.
+	Durable() bool
+}
+
+// ErrNotClaimed is returned by [Claims.Finish] when the claim is not (or no
+// longer) the caller's.
+var ErrNotClaimed = errors.New("tidings: not claimed by this owner")
+
+// ClaimRequest names one claim.
+type ClaimRequest struct {
+	Subscription string
+	// Key is the dedup key of the event.
+	Key string
+	// Owner is unique per delivery of the event to a process.
+	Owner string
+	// Lease is how long the claim lives unless it is renewed.
+	Lease time.Duration
+	// Keep is how long a finished key is remembered, 0 for ever.
+	Keep time.Duration
+	// Digest is a hash of the payload, kept with the key.
+	Digest uint64
+}
+
+// ClaimState is the answer of a [Claims] store.
+type ClaimState int
+
+const (
+	ClaimFresh ClaimState = iota + 1 // handle it
+	ClaimDone                        // it was handled: suppress it
+	ClaimBusy                        // somebody handles it: ask again at Until, and never settle it
+)
+
+// ClaimAnswer is the result of [Claims.Claim].
+type ClaimAnswer struct {
+	State ClaimState
+	// Until is when a busy claim's lease ends.
+	Until time.Time
+	// Digest is, for ClaimDone, the digest of the payload that was handled.
+	Digest uint64
+	// Crashes is how many owners let their lease end without Finish or Release.
+	Crashes int
+}
+
+// DeadLetter is an event that a subscription gave up on.
+type DeadLetter struct {
+	Subscription string
+	Channel      string
+	Type         string // "" when it could not be read
+	ID           string // the event's, or one derived from its position
+	AggregateID  string
+	// Reason is one word: "exhausted", "permanent", "undecodable", "crashed",
+	// "invalid".
+	Reason   string
+	Err      string // the chain of the last failure
+	Stack    string // of a panic, else ""
+	Attempts int
+	FailedAt time.Time
+	Position string // where it lay on the broker
+	Headers  Headers
+	Body     []byte // raw, as it was delivered
+	Value    any    // for a driver with Features.Values, in place of Body
+}
+
+// DeadLetters keeps what subscriptions gave up on. A driver implements it for
+// its own broker; a store can take its place.
+type DeadLetters interface {
+	// PutDeadLetter stores one dead letter and returns nil when it is as
+	// durable as the driver. Putting the same subscription and id again is
+	// accepted; a topic or queue may then hold it twice. While it fails, the
+	// engine holds the lane.
+	PutDeadLetter(ctx context.Context, letter DeadLetter) error
+}
+
+// Lane names one unit of order of a subscription.
+type Lane struct {
+	Channel string
+	Key     string // the aggregate id
+}
+
+// Parked is one event that waits in a [Lanes] store, in its place.
+type Parked struct {
+	Lane     Lane
+	ID       string // the event's
+	Message  Message
+	Position string
+	Time     time.Time // the broker's, as at delivery
+	// Attempts used so far: 0 for one that waits behind another or that cannot
+	// be read yet.
+	Attempts int
+	Reason   string // "exhausted", "behind" or "unreadable"
+	Err      string
+	ParkedAt time.Time
+}
+
+// Lanes keeps parked events in order. All methods may be called at once for
+// different lanes; for one lane the engine calls one at a time.
+type Lanes interface {
+	// Park appends events to the end of their lane, in the order given; all are
+	// of one lane. An event whose ID that lane holds already is not appended
+	// again. ErrLanesFull says that the store's bound is reached: nothing was
+	// appended.
+	Park(ctx context.Context, subscription string, events []Parked) error
+
+	// Parked lists the lanes of a subscription that hold events.
+	Parked(ctx context.Context, subscription string) ([]Lane, error)
+
+	// Head returns the oldest event of a lane; false when it holds none.
+	Head(ctx context.Context, subscription string, lane Lane) (Parked, bool, error)
+
+	// Record stores how often the head was tried and how it failed last.
+	Record(ctx context.Context, subscription string, lane Lane, id string, attempts int, failure string) error
+
+	// Remove takes the head away when its ID is id, and returns how many are
+	// left. Removing what is not there is accepted.
+	Remove(ctx context.Context, subscription string, lane Lane, id string) (left int, err error)
+
+	// Durable reports whether what is parked outlives the process.
+	Durable() bool
+}
+
+// ErrLanesFull is returned by [Lanes.Park] at the store's bound.
+var ErrLanesFull = errors.New("tidings: the store of parked events is full")
