@@ -31,6 +31,10 @@ kafka_endpoint() { printf '127.0.0.1:%s\n' "$kafka_port"; }
 kafka_secure_endpoint() { printf '127.0.0.1:%s\n' "$kafka_secure_port"; }
 kafka3_endpoint() { printf '127.0.0.1:%s,127.0.0.1:%s,127.0.0.1:%s\n' "$kafka3_port" $((kafka3_port + 1)) $((kafka3_port + 2)); }
 
+kafka_stand_in() { printf 'kfake, an in-process server\n'; }
+kafka_secure_stand_in() { printf 'its tests were skipped\n'; }
+kafka3_stand_in() { printf 'its tests were skipped; scripts/brokers up kafka3\n'; }
+
 kafka_env() { export_line KAFKA_BROKERS "$(kafka_endpoint)"; }
 
 kafka_secure_env() {

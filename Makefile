@@ -1,0 +1,58 @@
+# The whole of the daily work; `make help` lists it.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := test
+
+TOOLS := .tmp/bin
+GOLANGCI_LINT_VERSION := v2.15.0
+GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Run the example shop: three modules and their events
+	go run ./examples/shop
+
+.PHONY: test
+test: ## Vet and test with the race detector, on real brokers where they can be had
+	scripts/test
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) ## Check formatting, go vet and the linters of .golangci.yml
+	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | while read -r file; do if [[ -e $$file ]]; then echo "$$file"; fi; done | xargs -r gofmt -l); \
+	if [[ -n $$unformatted ]]; then echo "gofmt has something to say about:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	$(GOLANGCI_LINT) run ./...
+
+.PHONY: bench
+bench: ## Run the benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: mutants
+mutants: ## Break the code on purpose and see that a test notices
+	scripts/mutants
+
+.PHONY: cut
+cut: ## Rehearse the cut into several Go modules
+	scripts/module-cut
+
+.PHONY: brokers-up
+brokers-up: ## Start the brokers that the tests use
+	scripts/brokers up
+
+.PHONY: brokers-down
+brokers-down: ## End the brokers that were started here; their data stays
+	scripts/brokers down
+
+.PHONY: brokers-status
+brokers-status: ## Show the brokers, one line each
+	scripts/brokers status
+
+# The version is in the name, so that a new one is installed when the line above changes.
+$(GOLANGCI_LINT):
+	@mkdir -p $(TOOLS)
+	GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	@mv $(TOOLS)/golangci-lint $@
