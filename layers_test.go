@@ -114,7 +114,7 @@ func TestLayers(t *testing.T) {
 		t.Skip("the go command is not on the path")
 	}
 	// -e: a package that does not compile has imports all the same.
-	command := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports", "./...")
+	command := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports", "./...")
 	output, err := command.Output()
 	if err != nil {
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154 # state, parts and checkout are set by scripts/brokers, which reads this file
 #
 # Apache Kafka, run from its Maven packages: kafka (one node), kafka-secure (one node behind TLS, SASL and an authorizer) and
 # kafka3 (three nodes, for tests that kill one).
