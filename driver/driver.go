@@ -125,8 +125,8 @@ type StartAt struct {
 }
 
 // Consumer fetches for one subscription. Run is called once; Settle is called
-// from one goroutine at a time, at once with Run, and also after Run returned
-// and before Close.
+// from one goroutine at a time (that of a [Direct] driver from several), at once
+// with Run, and also after Run returned and before Close.
 type Consumer interface {
 	// Run joins, calls Sink.Joined once, and delivers until ctx ends, then
 	// stops fetching and returns nil while ownership is kept. Another error
@@ -294,4 +294,31 @@ func (e *PublishError) Unwrap() []error {
 		}
 	}
 	return errs
+}
+
+type handlerKey struct{}
+
+// HandlerKey is the key under which the context of a handler has a value that
+// is not nil. The engine sets it; a driver asks with [InHandler].
+func HandlerKey() any { return handlerKey{} }
+
+// InHandler reports whether ctx is a handler's context or descends from one. A
+// publish with such a context must not wait for room that only its own handler
+// can make.
+func InHandler(ctx context.Context) bool { return ctx.Value(handlerKey{}) != nil }
+
+type waitKey struct{}
+
+// WaitKey is the key under which the context of a [Direct] driver's Publish has
+// a func() that the driver must call before it blocks; see [Waiting].
+func WaitKey() any { return waitKey{} }
+
+// Waiting says that a [Direct] driver's Publish is about to wait: what was
+// delivered with ctx so far, and was meant to run when Publish returns, is left
+// to workers. Otherwise the wait could be for itself. The driver holds no lock
+// that Sink.Deliver or Consumer.Settle needs.
+func Waiting(ctx context.Context) {
+	if f, ok := ctx.Value(waitKey{}).(func()); ok {
+		f()
+	}
 }

@@ -1,0 +1,468 @@
+package tidings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// Bus connects the modules of one process with one broker. Make it with [New],
+// give each module its face with [Bus.Module], then call [Bus.Run].
+//
+// All methods may be called from several goroutines.
+type Bus struct {
+	driver    driver.Driver
+	direct    driver.Direct // nil: handlers never run in the publisher's goroutine
+	features  driver.Features
+	options   Options
+	clock     Clock
+	tally     tally
+	observers observers
+	instance  string // unique per bus; owns its claims
+	messages  sync.Pool
+	// values has the values of Run's context and never ends: handlers and stores
+	// see it, and no publisher's.
+	values context.Context
+	// settling ends when the bus gives up telling the broker.
+	settling     context.Context
+	stopSettling context.CancelFunc
+	closed       atomic.Bool
+	enqueued     atomic.Int64
+
+	mu            sync.Mutex
+	phase         phase
+	runPlace      string
+	subscriptions []*subscription
+	contracts     map[contractName]*definition
+	complaints    []error
+	ready         chan struct{} // closed when Run knows whether it runs
+	runErr        error         // set before ready is closed, if it does not
+	ended         chan struct{} // closed when Run has returned
+}
+
+type phase int
+
+const (
+	phaseDeclaring phase = iota
+	phaseRunning
+	phaseEnded
+)
+
+type contractName struct {
+	eventType string
+	version   int
+}
+
+// New makes a bus over a driver. Options may be nil. What is wrong with them is
+// said by [Bus.Run], with every other complaint.
+func New(d driver.Driver, options *Options) *Bus {
+	b := &Bus{
+		driver:    d,
+		options:   options.withDefaults(),
+		contracts: make(map[contractName]*definition),
+		ready:     make(chan struct{}),
+		ended:     make(chan struct{}),
+		values:    context.Background(),
+	}
+	if d != nil {
+		b.features = d.Features()
+		b.direct, _ = d.(driver.Direct)
+	}
+	b.complaints = b.options.complaints()
+	if d == nil {
+		b.complaints = append(b.complaints, errors.New("New was given no driver"))
+	}
+	b.clock = b.options.Clock
+	b.tally = noTally{}
+	if t, ok := b.clock.(tally); ok {
+		b.tally = t
+	}
+	list := []Observer{LogObserver(b.options.Logger)}
+	for _, observer := range b.options.Observers {
+		if observer != nil {
+			list = append(list, observer)
+		}
+	}
+	b.observers = newObservers(list)
+	if id, err := uuid.NewV7(); err == nil {
+		b.instance = id.String()
+	} else {
+		b.complaints = append(b.complaints, fmt.Errorf("no random numbers: %w", err))
+	}
+	b.settling, b.stopSettling = context.WithCancel(context.Background())
+	b.messages.New = func() any { space := make([]driver.Message, 8); return &space }
+	return b
+}
+
+// Module returns the face of the bus for one module, named as the first segment
+// of its event types: a lower-case word. Calling it twice with a name gives two
+// equal faces.
+func (b *Bus) Module(name string) *Module {
+	if !validWord(name) {
+		b.mu.Lock()
+		b.complaints = append(b.complaints, fmt.Errorf("module %q at %s: the name must be a lower-case word (a-z, 0-9, and - or _ inside)", name, callerPlace(2)))
+		b.mu.Unlock()
+	}
+	return &Module{bus: b, name: name}
+}
+
+// check refuses what a module may not publish.
+func (b *Bus) check(from *Module, d *definition) error {
+	if from != nil && d.module != from.name {
+		return fmt.Errorf("%w: module %q publishes %s, which module %q owns", ErrForeignEvent, from.name, d.eventType, d.module)
+	}
+	return nil
+}
+
+// meet remembers a contract, and refuses a second one with the same name that
+// was defined elsewhere. The caller holds the lock.
+func (b *Bus) meet(d *definition) error {
+	name := contractName{d.eventType, d.version}
+	known := b.contracts[name]
+	if known == nil {
+		b.contracts[name] = d
+		return nil
+	}
+	if known != d {
+		return fmt.Errorf("contract %s is defined twice, at %s and at %s", d, known.place, d.place)
+	}
+	return nil
+}
+
+// Run connects every subscription and blocks until ctx ends or nothing is left
+// to run. A bus without subscriptions runs too, for publishing only.
+//
+// It returns at once, with every complaint in a *[ConfigurationError], when
+// anything was declared wrongly or the driver cannot do what a subscription
+// needs; then nothing was started. A subscription whose consumer stops for good
+// (for example because events it has not seen are gone from the broker) stops
+// alone; Run reports it to the observers, returns when the last one has
+// stopped, and includes the reasons in its error.
+//
+// When ctx ends, Run stops fetching, waits for running handlers with their
+// contexts alive until Options.DrainTimeout, cancels what is left, settles,
+// gives up ownership and closes the driver. On a driver that is not durable it
+// finishes everything that was published, as long as the time allows. It
+// returns nil after a clean end. A second call is [ErrRunning].
+func (b *Bus) Run(ctx context.Context) error {
+	place := callerPlace(2)
+	b.mu.Lock()
+	if b.phase != phaseDeclaring {
+		defer b.mu.Unlock()
+		return fmt.Errorf("tidings: Run at %s after Run at %s: %w", place, b.runPlace, ErrRunning)
+	}
+	b.phase, b.runPlace = phaseRunning, place
+	b.values = context.WithoutCancel(ctx)
+	complaints := slices.Concat(b.complaints, b.requirements())
+	b.mu.Unlock()
+	defer close(b.ended)
+
+	if len(complaints) > 0 {
+		err := &ConfigurationError{Complaints: complaints}
+		b.failStart(err)
+		return err
+	}
+	if err := b.connect(ctx); err != nil {
+		b.closeConsumers(context.WithoutCancel(ctx))
+		err = errors.Join(err, b.shut(ctx))
+		b.failStart(err)
+		return err
+	}
+	close(b.ready)
+	return b.turn(ctx)
+}
+
+func (b *Bus) failStart(err error) {
+	b.closed.Store(true)
+	b.mu.Lock()
+	b.phase, b.runErr = phaseEnded, err
+	b.mu.Unlock()
+	close(b.ready)
+}
+
+// requirements compares what subscriptions need with what the driver can do.
+func (b *Bus) requirements() (errs []error) {
+	if b.driver == nil {
+		return nil
+	}
+	name, f := b.driver.Name(), b.features
+	for _, s := range b.subscriptions {
+		complain := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("subscription %s: %w", s.name, fmt.Errorf(format, args...)))
+		}
+		if s.options.RequireDurable && !f.Durable {
+			complain("it says RequireDurable, and driver %s loses events with the process; use a durable driver (kafka), or drop the requirement", name)
+		}
+		if s.options.RequireOrder && !f.Ordered {
+			complain("it says RequireOrder, and driver %s keeps no order per aggregate; use in-memory or kafka, or drop the requirement", name)
+		}
+		durableClaims := b.options.Claims != nil && b.options.Claims.Durable()
+		if s.options.RequireDedup && (!durableClaims || s.options.WithoutDedup || b.options.WithoutDedup) {
+			complain("it says RequireDedup, and dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims")
+		}
+		if f.History && s.options.StartAt.Mode == driver.StartUnset {
+			complain("driver %s has history: say with StartAt where the subscription begins when the broker sees it for the first time: tidings.StartBeginning handles everything that is still stored, tidings.StartNow only what is published from then on", name)
+		}
+		lasting := b.options.Lanes != nil && (b.options.Lanes.Durable() || !f.Durable)
+		if s.options.OnExhausted == Park && !lasting && f.Durable {
+			complain("it parks events, and the store for them is in memory while driver %s is durable: they would be lost with the process; pass a durable store in Options.Lanes, or use DeadLetter or Block", name)
+		}
+		if b.options.DeadLetters == nil {
+			if _, ok := b.driver.(driver.DeadLetters); !ok {
+				complain("driver %s keeps no dead letters: pass a store in Options.DeadLetters", name)
+			}
+		}
+	}
+	namer, ok := b.driver.(driver.Namer)
+	if !ok {
+		return errs
+	}
+	channels := map[string]string{}
+	for _, d := range b.contracts {
+		broker := namer.BrokerName(d.channel)
+		if other, taken := channels[broker]; taken && other != d.channel {
+			errs = append(errs, fmt.Errorf("channels %s and %s have the same name %s on driver %s: rename one with tidings.Channel", min(other, d.channel), max(other, d.channel), broker, name))
+		}
+		channels[broker] = d.channel
+	}
+	return errs
+}
+
+// connect prepares every subscription and asks the broker for each.
+func (b *Bus) connect(ctx context.Context) error {
+	var errs []error
+	if checker, ok := b.driver.(driver.Checker); ok {
+		if err := checker.Check(ctx); err != nil {
+			return fmt.Errorf("tidings: driver %s: %w", b.driver.Name(), err)
+		}
+	}
+	local := newLocalClaims(b.clock, b.options.LocalClaims)
+	var processLocal []string
+	for _, s := range b.subscriptions {
+		s.joined, s.failed = make(chan struct{}), make(chan struct{})
+		s.lanes = make(map[driver.Lane]*lane)
+		s.sources = make(map[string]*source)
+		s.dead = b.options.DeadLetters
+		if s.dead == nil {
+			s.dead, _ = b.driver.(driver.DeadLetters)
+		}
+		switch {
+		case s.options.WithoutDedup || b.options.WithoutDedup:
+		case b.options.Claims != nil:
+			s.claims = b.options.Claims
+		default:
+			s.claims = local
+			processLocal = append(processLocal, s.name)
+		}
+		switch {
+		case b.options.Lanes != nil:
+			s.store = b.options.Lanes
+		case !b.features.Durable:
+			s.store = newLocalLanes()
+		}
+		consumer, err := b.driver.Subscribe(ctx, driver.Subscription{
+			Name: s.name, Channels: s.channels, Types: s.types, StartAt: s.options.StartAt,
+			MaxEvents: s.options.MaxEvents, MaxBytes: s.options.MaxBytes,
+		}, s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("tidings: subscription %s: %w", s.name, err))
+			continue
+		}
+		s.consumer = consumer
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	if len(processLocal) > 0 {
+		b.options.Logger.InfoContext(ctx, "dedup is process-local: it forgets at a restart and is not shared between instances",
+			"subscriptions", strings.Join(processLocal, " "), "keys", b.options.LocalClaims)
+	}
+	for _, s := range b.subscriptions {
+		if err := s.loadParked(); err != nil {
+			return err
+		}
+	}
+	if b.direct != nil {
+		if err := b.direct.Start(ctx); err != nil {
+			return fmt.Errorf("tidings: driver %s: %w", b.driver.Name(), err)
+		}
+	}
+	return nil
+}
+
+// turn runs the consumers until ctx ends, then drains and closes.
+func (b *Bus) turn(ctx context.Context) error {
+	fetching, stopFetching := context.WithCancel(ctx)
+	defer stopFetching()
+	var fetchers sync.WaitGroup
+	allFailed := make(chan struct{})
+	var left atomic.Int64
+	left.Store(int64(len(b.subscriptions)))
+	for _, s := range b.subscriptions {
+		fetchers.Go(func() {
+			err := s.consumer.Run(fetching)
+			if err == nil || fetching.Err() != nil {
+				return
+			}
+			s.failure = fmt.Errorf("tidings: subscription %s stopped: %w", s.name, err)
+			close(s.failed)
+			s.observe(Observation{Kind: Reported, Err: err, Report: driver.Report{Kind: driver.ReportOutage, Err: err, Text: "the subscription has stopped and does not start again by itself"}})
+			if left.Add(-1) == 0 {
+				close(allFailed)
+			}
+		})
+	}
+	select {
+	case <-ctx.Done():
+	case <-allFailed:
+	}
+	stopFetching()
+	fetchers.Wait()
+
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.options.DrainTimeout)
+	defer cancel()
+	abandoned := b.drain(deadline)
+	if abandoned > 0 {
+		b.observers.observe(b.values, Observation{Kind: Abandoned, Count: abandoned})
+	}
+	b.closeConsumers(deadline)
+	err := b.shut(deadline)
+	b.mu.Lock()
+	b.phase = phaseEnded
+	b.mu.Unlock()
+	for _, s := range b.subscriptions {
+		err = errors.Join(err, s.failure)
+	}
+	return err
+}
+
+// drain finishes what is in hand, at most until the deadline. It returns how
+// many events are lost.
+func (b *Bus) drain(deadline context.Context) (abandoned int) {
+	defer context.AfterFunc(deadline, b.stopSettling)() // settling may not last for ever
+	for _, s := range b.subscriptions {
+		s.stop()
+	}
+	for deadline.Err() == nil && !b.isIdle() {
+		for _, s := range b.subscriptions {
+			s.awaitIdle(deadline)
+		}
+	}
+	var halts sync.WaitGroup
+	var lost atomic.Int64
+	for _, s := range b.subscriptions {
+		halts.Go(func() { lost.Add(int64(s.halt())) })
+	}
+	halts.Wait()
+	for _, s := range b.subscriptions {
+		s.mu.Lock()
+		still := s.running == nil && !s.settler.turning
+		s.mu.Unlock()
+		if still { // else a handler does not return, and nobody can wait for it
+			s.workers.Wait()
+		}
+	}
+	return int(lost.Load())
+}
+
+// isIdle reports whether every subscription was idle at one moment: none that
+// was idle got an event from another's handler while they were asked.
+func (b *Bus) isIdle() bool {
+	before := b.enqueued.Load()
+	for _, s := range b.subscriptions {
+		s.mu.Lock()
+		idle := s.isIdle()
+		s.mu.Unlock()
+		if !idle {
+			return false
+		}
+	}
+	return b.enqueued.Load() == before
+}
+
+func (b *Bus) closeConsumers(ctx context.Context) {
+	var closing sync.WaitGroup
+	for _, s := range b.subscriptions {
+		if s.consumer == nil {
+			continue
+		}
+		closing.Go(func() {
+			if err := s.consumer.Close(ctx); err != nil {
+				s.observe(Observation{Kind: SettleFailed, Err: fmt.Errorf("close: %w", err)})
+			}
+		})
+	}
+	closing.Wait()
+}
+
+// shut closes the driver, after which nothing is published.
+func (b *Bus) shut(ctx context.Context) error {
+	b.closed.Store(true)
+	b.stopSettling()
+	if err := b.driver.Close(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("tidings: driver %s: close: %w", b.driver.Name(), err)
+	}
+	return nil
+}
+
+// Ready blocks until every subscription takes part (it has its share of its
+// channels, or stands by for one), and returns nil. It returns Run's error when
+// Run failed, a subscription's when that one stopped before it had joined, and
+// ctx's when that ended first. It may be called before Run.
+func (b *Bus) Ready(ctx context.Context) error {
+	select {
+	case <-b.ready:
+	case <-ctx.Done():
+		return fmt.Errorf("tidings: not ready, Run was not called or is connecting: %w", ctx.Err())
+	}
+	b.mu.Lock()
+	err, subscriptions := b.runErr, b.subscriptions
+	b.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, s := range subscriptions {
+		select {
+		case <-s.joined:
+		case <-s.failed:
+			return s.failure
+		case <-b.ended:
+			return fmt.Errorf("tidings: not ready: %w", ErrClosed)
+		case <-ctx.Done():
+			return fmt.Errorf("tidings: subscription %s has not joined: %w", s.name, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// Close releases a bus whose Run was never called, for example in a program
+// that only publishes; later publishes are [ErrClosed]. A bus that runs is
+// closed by the end of Run's context: then Close returns [ErrRunning]. After
+// Run it returns nil.
+func (b *Bus) Close(ctx context.Context) error {
+	b.mu.Lock()
+	switch b.phase {
+	case phaseRunning:
+		b.mu.Unlock()
+		return fmt.Errorf("tidings: close: end the context of Run at %s: %w", b.runPlace, ErrRunning)
+	case phaseEnded:
+		b.mu.Unlock()
+		return nil
+	}
+	b.phase, b.runPlace = phaseEnded, callerPlace(2)
+	b.runErr = ErrClosed
+	b.mu.Unlock()
+	close(b.ready)
+	if b.driver == nil {
+		return nil
+	}
+	return b.shut(ctx)
+}

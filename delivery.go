@@ -1,0 +1,206 @@
+package tidings
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// Delivery is what a handler may know of the attempt it runs in.
+type Delivery struct {
+	// Subscription is "module.name".
+	Subscription string
+	// Attempt counts from 1. Where no claims store or counting broker exists it
+	// starts again with the process.
+	Attempt int
+	// Deadline is when the attempt's context ends; zero without a timeout.
+	Deadline time.Time
+	// DedupKey is what makes this event the same as another, see [Occurrence].
+	DedupKey string
+	// PayloadDigest is a hash of the payload, equal for equal payloads. On a
+	// driver that passes values it is comparable within the process only.
+	PayloadDigest uint64
+	// Source is the partition or shard the event came from and Epoch counts how
+	// often this process was given it; "" and 0 where the driver has no
+	// ownership.
+	Source string
+	Epoch  int64
+	// Position says where the event lies on its broker, or "".
+	Position string
+	// WireVersion is the version that was published, which may be older or
+	// newer than the handler's.
+	WireVersion int
+	// RedeliveryCount is how often the broker delivered it, or 0 when it does
+	// not count.
+	RedeliveryCount int
+}
+
+// DeliveryFrom returns the delivery that a handler's context belongs to, and
+// false for any other context.
+func DeliveryFrom(ctx context.Context) (Delivery, bool) {
+	a := attemptFrom(ctx)
+	if a == nil {
+		return Delivery{}, false
+	}
+	i := a.item
+	return Delivery{
+		Subscription:    i.subscription.name,
+		Attempt:         a.number,
+		Deadline:        a.deadline,
+		DedupKey:        i.dedupKey(),
+		PayloadDigest:   i.payloadDigest(),
+		Source:          i.source.name,
+		Epoch:           i.source.epoch,
+		Position:        i.ref.Position(),
+		WireVersion:     i.version,
+		RedeliveryCount: i.redeliveries,
+	}, true
+}
+
+type attemptKey struct{}
+
+func attemptFrom(ctx context.Context) *attempt {
+	a, _ := ctx.Value(attemptKey{}).(*attempt)
+	return a
+}
+
+// attempt is the context of one call of a handler. It is a context of its own
+// rather than a stack of the standard ones because most handlers never ask for
+// Done: then there is no channel and no timer.
+type attempt struct {
+	values   context.Context // of Run: values only, never the publisher's
+	item     *item
+	number   int
+	started  time.Time
+	deadline time.Time // zero: none
+	tree     *tree     // the Publish that runs this attempt, or nil
+
+	mu    sync.Mutex
+	err   error
+	cause error
+	done  chan struct{}
+	timer Timer
+	after map[int]func()
+	next  int
+
+	overdue bool // reported; guarded by the subscription's lock
+}
+
+var _ context.Context = (*attempt)(nil)
+
+// Deadline implements [context.Context].
+func (a *attempt) Deadline() (time.Time, bool) { return a.deadline, !a.deadline.IsZero() }
+
+// Value implements [context.Context].
+func (a *attempt) Value(key any) any {
+	switch key.(type) {
+	case attemptKey:
+		return a
+	case treeKey:
+		if a.tree == nil {
+			return nil
+		}
+		return a.tree
+	}
+	if key == driver.HandlerKey() {
+		return a
+	}
+	return a.values.Value(key)
+}
+
+// Done implements [context.Context].
+func (a *attempt) Done() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.done == nil {
+		a.done = make(chan struct{})
+		if a.err != nil {
+			close(a.done)
+		} else {
+			a.arm()
+		}
+	}
+	return a.done
+}
+
+// arm starts the timer for the deadline. The caller holds the lock.
+func (a *attempt) arm() {
+	if a.timer != nil || a.deadline.IsZero() {
+		return
+	}
+	clock := a.item.subscription.bus.clock
+	a.timer = clock.AfterFunc(max(a.deadline.Sub(clock.Now()), 0), func() {
+		a.cancel(context.DeadlineExceeded, context.DeadlineExceeded)
+	})
+}
+
+// Err implements [context.Context].
+func (a *attempt) Err() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err == nil && !a.deadline.IsZero() && !a.item.subscription.bus.clock.Now().Before(a.deadline) {
+		a.end(context.DeadlineExceeded, context.DeadlineExceeded)
+	}
+	return a.err
+}
+
+// AfterFunc lets package context propagate the end of this context without a
+// goroutine, see context.AfterFunc.
+func (a *attempt) AfterFunc(f func()) func() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.err != nil {
+		go f()
+		return func() bool { return false }
+	}
+	a.arm()
+	if a.after == nil {
+		a.after = make(map[int]func())
+	}
+	key := a.next
+	a.next++
+	a.after[key] = f
+	return func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		_, pending := a.after[key]
+		delete(a.after, key)
+		return pending
+	}
+}
+
+// cancel ends the context; the first call wins.
+func (a *attempt) cancel(err, cause error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.end(err, cause)
+}
+
+func (a *attempt) end(err, cause error) {
+	if a.err != nil {
+		return
+	}
+	a.err, a.cause = err, cause
+	if a.done != nil {
+		close(a.done)
+	}
+	for _, f := range a.after {
+		go f() // as context.AfterFunc does: each in a goroutine of its own
+	}
+	a.after = nil
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+}
+
+// finish ends the context once the handler has returned and says why it had
+// ended before that, or nil.
+func (a *attempt) finish() (cause error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	cause = a.cause
+	a.end(context.Canceled, nil)
+	return cause
+}

@@ -1,0 +1,593 @@
+package tidings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// subscription is the engine of one subscription: it takes what its consumer
+// delivers, keeps each lane in order, calls handlers and settles.
+//
+// There is one lock, mu. It is never held while a handler, a store, an
+// observer or the driver is called. A driver may call Deliver with a lock of
+// its own held; so its Settle is called without mu.
+type subscription struct {
+	bus       *Bus
+	name      string
+	place     string
+	options   SubscribeOptions
+	channels  []string
+	types     []string
+	reactions map[string]*Reaction
+
+	consumer driver.Consumer
+	claims   driver.Claims // nil: no dedup
+	store    driver.Lanes  // nil: nothing can be parked
+	dead     driver.DeadLetters
+	joined   chan struct{}
+	joinOnce sync.Once
+	failed   chan struct{} // closed when the consumer has stopped for good
+	failure  error         // set before failed is closed
+
+	workers sync.WaitGroup
+
+	mu       sync.Mutex
+	lanes    map[driver.Lane]*lane
+	ready    laneQueue
+	busy     int // slots in use
+	waiting  int // lanes that wait
+	sources  map[string]*source
+	running  *item // the list of items that are processed now
+	watch    Timer
+	stopping bool // start nothing that the broker would give again
+	halted   bool // start nothing at all
+	idle     chan struct{}
+	settler  settler
+}
+
+// source is one ownership of a partition or shard. Guarded by the
+// subscription's lock.
+type source struct {
+	name     string
+	epoch    int64
+	given    bool // revoked or lost: start nothing more of it
+	lost     bool // settle nothing more of it
+	running  int
+	unsettle int // finished, and not yet settled
+	idle     chan struct{}
+}
+
+// Deliver implements [driver.Sink].
+func (s *subscription) Deliver(ctx context.Context, deliveries []driver.Delivery) {
+	t := treeFrom(ctx)
+	if len(deliveries) == 1 { // the usual case in memory
+		i := s.newItem(&deliveries[0])
+		s.observeReceived(i, &deliveries[0].Source)
+		s.mu.Lock()
+		s.enqueue(i, &deliveries[0].Source, t)
+		s.dispatch()
+		s.mu.Unlock()
+		return
+	}
+	items := make([]*item, len(deliveries))
+	for n := range deliveries {
+		items[n] = s.newItem(&deliveries[n])
+		s.observeReceived(items[n], &deliveries[n].Source)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n, i := range items {
+		s.enqueue(i, &deliveries[n].Source, t)
+	}
+	s.dispatch()
+}
+
+func (s *subscription) observeReceived(i *item, from *driver.Source) {
+	ignored := i.stage == stageIgnored
+	if !s.bus.observers.eager && !ignored {
+		return
+	}
+	i.source = &source{name: from.Name} // for the observation: the real one needs the lock
+	i.observe(s.bus.values, Received, nil)
+	if ignored {
+		i.observe(s.bus.values, Ignored, nil)
+	}
+}
+
+// enqueue puts an item at the end of its lane. The caller holds the lock.
+func (s *subscription) enqueue(i *item, from *driver.Source, t *tree) {
+	i.source = s.sourceFor(from)
+	if i.source == nil || s.stopping && s.bus.features.Durable {
+		return // not ours any more, or not to be started: it comes again
+	}
+	if i.stage == stageIgnored {
+		s.settleLater(i, nil)
+		return
+	}
+	s.bus.enqueued.Add(1)
+	key := i.laneKey()
+	l := s.lanes[key]
+	if l == nil {
+		l = &lane{key: key}
+		s.lanes[key] = l
+	}
+	l.push(i)
+	if t.add(i) {
+		i.tree = t
+	}
+	switch {
+	case l.state == laneIdle && i.tree != nil:
+		s.setState(l, laneReserved)
+	case l.state == laneIdle:
+		s.makeReady(l)
+	case l.state == laneWaiting && l.parked:
+		s.makeReady(l) // to be parked behind the others at once
+	}
+}
+
+// sourceFor returns the current ownership of a source, or nil when the delivery
+// belongs to one that was given up.
+func (s *subscription) sourceFor(from *driver.Source) *source {
+	current := s.sources[from.Name]
+	if current == nil || current.epoch < from.Epoch {
+		current = &source{name: from.Name, epoch: from.Epoch}
+		s.sources[from.Name] = current
+	}
+	if current.given || current.epoch > from.Epoch {
+		return nil
+	}
+	return current
+}
+
+func (s *subscription) setState(l *lane, state laneState) {
+	active := func(state laneState) bool {
+		return state == laneReserved || state == laneReady || state == laneRunning
+	}
+	if before, after := active(l.state), active(state); before != after {
+		if after {
+			s.bus.tally.LaneActive(1)
+		} else {
+			s.bus.tally.LaneActive(-1)
+		}
+	}
+	if l.state == laneWaiting && state != laneWaiting {
+		s.waiting--
+		if l.counted {
+			s.bus.tally.LaneWaiting(-1)
+		}
+		l.generation++
+		if l.timer != nil {
+			l.timer.Stop()
+			l.timer = nil
+		}
+	}
+	l.state = state
+}
+
+func (s *subscription) makeReady(l *lane) {
+	s.setState(l, laneReady)
+	s.ready.push(l)
+}
+
+// makeWait parks the lane on a timer. counted says that the wait ends in work.
+func (s *subscription) makeWait(l *lane, wait time.Duration, counted bool) {
+	l.counted = counted
+	if counted {
+		s.bus.tally.LaneWaiting(1)
+	}
+	s.waiting++
+	s.setState(l, laneWaiting)
+	generation := l.generation
+	l.timer = s.bus.clock.AfterFunc(wait, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if l.state == laneWaiting && l.generation == generation {
+			l.timer = nil
+			s.makeReady(l)
+			s.dispatch()
+		}
+	})
+}
+
+// dispatch starts workers for ready lanes while slots are free. The caller
+// holds the lock.
+func (s *subscription) dispatch() {
+	for s.busy < s.options.Concurrency && !s.halted {
+		l := s.ready.pop()
+		if l == nil {
+			return
+		}
+		s.setState(l, laneRunning)
+		s.busy++
+		s.workers.Go(func() { s.work(l) })
+	}
+}
+
+// laneBudget is how many items of one lane a worker takes before it lets other
+// lanes have the slot.
+const laneBudget = 64
+
+// work runs lanes until none is ready. It holds one slot, and gives it up even
+// when a handler ends the goroutine.
+func (s *subscription) work(l *lane) {
+	orderly := false
+	defer func() {
+		if !orderly { // runtime.Goexit in a handler: the lane is in order, the slot is not
+			s.mu.Lock()
+			s.freeSlot()
+			s.mu.Unlock()
+		}
+	}()
+	for l != nil {
+		for n := 1; s.runHead(l, nil, n < laneBudget); n++ {
+		}
+		s.mu.Lock()
+		if l = nil; !s.halted {
+			l = s.ready.pop()
+		}
+		if l != nil {
+			s.setState(l, laneRunning)
+		} else {
+			s.freeSlot()
+		}
+		s.mu.Unlock()
+	}
+	orderly = true
+}
+
+func (s *subscription) freeSlot() {
+	s.busy--
+	s.dispatch()
+	s.checkIdle()
+}
+
+// verdict is what becomes of a lane's head after it was processed.
+type verdict struct {
+	done    bool          // the item leaves the lane
+	settle  bool          // and the broker is told
+	wait    time.Duration // else: the head is tried again then
+	endless bool          // the wait ends only by a person or a new release
+}
+
+// runHead processes the head of a lane that the caller has made running. It
+// reports whether the lane is still running, with another head: so only with
+// more.
+func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
+	s.mu.Lock()
+	if l.parked {
+		s.mu.Unlock()
+		return s.runParked(l)
+	}
+	i := l.head
+	if i == nil || s.halted { // revoked meanwhile, or the bus has stopped
+		s.leave(l)
+		s.mu.Unlock()
+		return false
+	}
+	s.begin(i)
+	s.mu.Unlock()
+
+	var v verdict
+	returned := false
+	defer func() {
+		if !returned { // the handler ended the goroutine: nobody else will go on
+			v = s.outcome(i, errGoexit)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.end(i)
+		again = s.next(l, i, v, t, more)
+	}()
+	v = s.process(i, t)
+	returned = true
+	return
+}
+
+var errGoexit = errors.New("the handler ended its goroutine (runtime.Goexit, as t.FailNow does)")
+
+// begin and end keep the list of what is processed now.
+func (s *subscription) begin(i *item) {
+	i.running = true
+	i.source.running++
+	i.runNext = s.running
+	if s.running != nil {
+		s.running.runPrev = i
+	}
+	s.running = i
+	s.watchHandlers()
+}
+
+func (s *subscription) end(i *item) {
+	i.running = false
+	i.source.running--
+	if i.runPrev != nil {
+		i.runPrev.runNext = i.runNext
+	} else {
+		s.running = i.runNext
+	}
+	if i.runNext != nil {
+		i.runNext.runPrev = i.runPrev
+	}
+	i.runPrev, i.runNext = nil, nil
+}
+
+// next carries out a verdict and moves the lane on. The caller holds the lock.
+func (s *subscription) next(l *lane, i *item, v verdict, t *tree, more bool) (again bool) {
+	if i.source.given && !v.done || i.source.lost {
+		v = verdict{done: true} // it comes again, to whoever owns the source
+	}
+	if s.stopping && s.bus.features.Durable && !v.done {
+		v = verdict{done: true}
+	}
+	if v.done {
+		l.pop()
+		i.finished = true
+		if v.settle {
+			s.settleLater(i, t)
+		}
+	}
+	s.checkSource(i.source)
+	switch {
+	case !v.done:
+		s.makeWait(l, v.wait, !v.endless)
+	case l.parked:
+		s.makeReady(l) // it was parked just now: what is behind follows
+		s.dispatch()
+	case l.head == nil:
+		s.leave(l)
+	case t != nil && l.head.tree == t:
+		s.setState(l, laneReserved)
+	case t == nil && more && !l.parked:
+		return true
+	default:
+		s.makeReady(l)
+		if t == nil {
+			break // the worker that runs this takes the next lane itself
+		}
+		s.dispatch()
+	}
+	return false
+}
+
+// leave ends a lane that has nothing left.
+func (s *subscription) leave(l *lane) {
+	s.setState(l, laneIdle)
+	if l.head == nil && !l.parked {
+		delete(s.lanes, l.key)
+	}
+	s.checkIdle()
+}
+
+// process does what the item's stage asks for. The lock is not held.
+func (s *subscription) process(i *item, t *tree) verdict {
+	switch i.stage {
+	case stageFinish:
+		return s.finishClaim(i)
+	case stageDead:
+		return s.buryItem(i)
+	case stagePark:
+		return s.parkItem(i)
+	case stageHeld:
+		return s.holdItem(i)
+	}
+	if i.aggregateID == "" && i.attempts == 0 {
+		i.observe(s.bus.values, Unkeyed, nil)
+	}
+	if v, claimed := s.claim(i); !claimed {
+		return v
+	}
+	err := s.call(i, t)
+	return s.outcome(i, err)
+}
+
+// claim asks the claims store; false means that the verdict stands.
+func (s *subscription) claim(i *item) (verdict, bool) {
+	if s.claims == nil || i.reaction.ownClaim {
+		return verdict{}, true
+	}
+	answer, err := s.claims.Claim(s.bus.values, i.claimRequest())
+	if err != nil {
+		return s.storeFailed(i, fmt.Errorf("claim: %w", err)), false
+	}
+	switch answer.State {
+	case driver.ClaimDone:
+		if answer.Digest != i.payloadDigest() {
+			i.observe(s.bus.values, DuplicateDiffers, nil)
+		}
+		i.observe(s.bus.values, Deduplicated, nil)
+		return verdict{done: true, settle: true}, false
+	case driver.ClaimBusy:
+		wait := max(answer.Until.Sub(s.bus.clock.Now()), 10*time.Millisecond)
+		wait = min(wait, s.options.Backoff.Max)
+		i.observe(s.bus.values, Busy, func(o *Observation) { o.Wait = wait })
+		return verdict{wait: wait}, false
+	}
+	i.claimed = true
+	if answer.Crashes >= s.options.MaxCrashes {
+		i.failure = fmt.Errorf("tidings: it was started %d times and its process ended each time", answer.Crashes)
+		i.reason, i.stage = "crashed", stageDead
+		return s.buryItem(i), false
+	}
+	return verdict{}, true
+}
+
+// call runs one attempt of the handler.
+func (s *subscription) call(i *item, t *tree) (err error) {
+	clock := s.bus.clock
+	a := &attempt{values: s.bus.values, item: i, number: i.attempts + 1, started: clock.Now(), tree: t}
+	if s.options.Timeout > 0 {
+		a.deadline = a.started.Add(s.options.Timeout)
+	}
+	i.attempt.Store(a)
+	if s.bus.observers.eager {
+		i.observe(a, Started, func(o *Observation) { o.Attempt = a.number })
+	}
+
+	r, err := i.read()
+	if err != nil {
+		a.finish()
+		i.reason = "undecodable"
+		return Permanent(fmt.Errorf("payload of version %d: %w", i.version, err))
+	}
+	var ctx context.Context = a
+	var ends []func(error)
+	for _, observer := range s.bus.observers.process {
+		next, end := observer.ObserveProcess(ctx, r.event(), i.traceHeaders())
+		if next != nil {
+			ctx = next
+		}
+		if end != nil {
+			ends = append(ends, end)
+		}
+	}
+	returned := false
+	defer func() {
+		if !returned {
+			if value := recover(); value != nil {
+				err = &PanicError{Value: value, Stack: string(debug.Stack())}
+			} else {
+				err = errGoexit
+			}
+		}
+		if cause := a.finish(); err != nil && cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w (%w)", err, cause)
+		}
+		for n := len(ends) - 1; n >= 0; n-- {
+			ends[n](err)
+		}
+	}()
+	err = i.reaction.handle(ctx, r)
+	returned = true
+	return err
+}
+
+func (i *item) traceHeaders() driver.Headers {
+	if i.traceparent == "" && i.tracestate == "" {
+		return i.headers
+	}
+	headers := append(driver.Headers(nil), i.headers...)
+	headers.Set(driver.HeaderTraceparent, i.traceparent)
+	headers.Set(driver.HeaderTracestate, i.tracestate)
+	return headers
+}
+
+// outcome turns what the handler returned into a verdict.
+func (s *subscription) outcome(i *item, err error) verdict {
+	a := i.attempt.Swap(nil)
+	took := s.bus.clock.Now().Sub(a.started)
+	if err == nil {
+		if s.bus.observers.eager {
+			i.observe(s.bus.values, Handled, func(o *Observation) { o.Attempt, o.Duration = a.number, took })
+		}
+		return s.finishClaim(i)
+	}
+	if errors.Is(err, ErrDuplicate) && i.reaction.ownClaim {
+		i.observe(s.bus.values, Deduplicated, nil)
+		return verdict{done: true, settle: true}
+	}
+	if errors.Is(err, ErrLost) || errors.Is(err, ErrStopping) {
+		// The handler was told to stop, which says nothing about the event.
+		i.observe(s.bus.values, Discarded, func(o *Observation) { o.Attempt, o.Duration, o.Err = a.number, took, err })
+		s.releaseClaim(i)
+		return verdict{wait: s.options.Backoff.Initial}
+	}
+	i.attempts++
+	i.failure = err
+	_, permanent := errors.AsType[*permanentError](err)
+	if permanent || i.attempts >= s.options.MaxAttempts {
+		if i.reason == "" {
+			i.reason = "exhausted"
+			if permanent {
+				i.reason = "permanent"
+			}
+		}
+		return s.exhausted(i, took)
+	}
+	wait := s.options.Backoff.wait(i.attempts)
+	if r, ok := errors.AsType[*retryError](err); ok {
+		wait = r.after
+	}
+	i.observe(s.bus.values, Retried, func(o *Observation) {
+		o.Attempt, o.Duration, o.Wait, o.Err = a.number, took, wait, err
+	})
+	s.releaseClaim(i)
+	return verdict{wait: wait}
+}
+
+// exhausted carries out the subscription's policy.
+func (s *subscription) exhausted(i *item, took time.Duration) verdict {
+	policy := s.options.OnExhausted
+	if i.reason == "undecodable" {
+		policy = DeadLetter // no retry and no waiting makes it readable
+	}
+	switch policy {
+	case Park:
+		s.releaseClaim(i)
+		i.stage = stagePark
+		return s.parkItem(i)
+	case Block:
+		wait := s.options.Backoff.Max
+		i.observe(s.bus.values, Blocked, func(o *Observation) {
+			o.Attempt, o.Duration, o.Wait, o.Err, o.Reason = i.attempts, took, wait, i.failure, i.reason
+		})
+		i.reason = ""
+		s.releaseClaim(i)
+		return verdict{wait: wait, endless: true}
+	}
+	i.stage = stageDead
+	return s.buryItem(i)
+}
+
+// buryItem stores the dead letter; while that fails the lane holds.
+func (s *subscription) buryItem(i *item) verdict {
+	if err := s.dead.PutDeadLetter(s.bus.values, i.deadLetter(s.bus.clock.Now())); err != nil {
+		return s.storeFailed(i, fmt.Errorf("dead letter: %w", err))
+	}
+	i.observe(s.bus.values, DeadLettered, func(o *Observation) { o.Attempt, o.Reason, o.Err = i.attempts, i.reason, i.failure })
+	s.releaseClaim(i)
+	return verdict{done: true, settle: true}
+}
+
+// finishClaim marks the key as done, which comes only after success.
+func (s *subscription) finishClaim(i *item) verdict {
+	if i.claimed {
+		err := s.claims.Finish(s.bus.values, i.claimRequest())
+		if err != nil && !errors.Is(err, driver.ErrNotClaimed) {
+			i.stage = stageFinish
+			return s.storeFailed(i, fmt.Errorf("finish: %w", err))
+		}
+		i.claimed = false
+	}
+	return verdict{done: true, settle: true}
+}
+
+// releaseClaim gives the key back. A failure is not repeated: the next claim by
+// this process renews it, and another's waits for the lease to end.
+func (s *subscription) releaseClaim(i *item) {
+	if !i.claimed {
+		return
+	}
+	i.claimed = false
+	if err := s.claims.Release(s.bus.values, i.claimRequest()); err != nil {
+		i.observe(s.bus.values, StoreFailed, func(o *Observation) { o.Err = fmt.Errorf("release: %w", err) })
+	}
+}
+
+// storeFailed holds the lane until a store answers; it uses no attempt.
+func (s *subscription) storeFailed(i *item, err error) verdict {
+	wait := s.options.Backoff.wait(3)
+	i.observe(s.bus.values, StoreFailed, func(o *Observation) { o.Wait, o.Err = wait, err })
+	return verdict{wait: wait}
+}
+
+// describe names an item in errors: subscription, event type and id.
+func (i *item) describe() string {
+	return strings.TrimSpace(fmt.Sprintf("%s: %s %s", i.subscription.name, i.eventType, i.id))
+}

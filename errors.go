@@ -1,0 +1,193 @@
+package tidings
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+var (
+	// ErrClosed is returned by Publish after the bus was closed or its Run has
+	// ended: nothing was stored.
+	ErrClosed = driver.ErrClosed
+
+	// ErrFull is returned by a Publish with a handler's context when the
+	// in-memory bound is reached: nothing was stored, and waiting could wait
+	// for itself.
+	ErrFull = driver.ErrFull
+
+	// ErrTooLarge is wrapped by the error of an event over the driver's limit.
+	// Nothing of that Publish was stored.
+	ErrTooLarge = driver.ErrTooLarge
+
+	// ErrRunning is returned by what must come before Run: subscribing, and Run
+	// itself a second time.
+	ErrRunning = errors.New("tidings: the bus is running already")
+
+	// ErrForeignEvent is wrapped by the error of a module's Publish for an
+	// event that another module owns.
+	ErrForeignEvent = errors.New("tidings: event of another module")
+
+	// ErrDuplicate is returned by a handler with a claim of its own (package
+	// inbox) for an event that it had handled before. It counts as
+	// deduplicated, not as a failure.
+	ErrDuplicate = errors.New("tidings: duplicate")
+
+	// ErrLost is the cause of a handler's cancelled context when its source
+	// went to another instance: the outcome is discarded.
+	ErrLost = errors.New("tidings: ownership lost")
+
+	// ErrStopping is the cause of a handler's cancelled context when the drain
+	// deadline has passed: the event is not finished and comes again where the
+	// driver is durable.
+	ErrStopping = errors.New("tidings: stopping")
+
+	errUnreadable = errors.New("version out of reach")
+)
+
+// PublishState is what is known of one event after a failed Publish.
+type PublishState = driver.PublishState
+
+// The states of a [PublishResult].
+const (
+	NotStored = driver.NotStored // it was not stored and will not be
+	Stored    = driver.Stored    // it is stored
+	Unknown   = driver.Unknown   // the broker did not say: it may be stored, now or later
+)
+
+// PublishResult is what is known of one event after a failed Publish.
+type PublishResult struct {
+	Event DomainEvent
+	State PublishState
+	Err   error // nil when stored
+}
+
+// PublishError is returned by Publish when any event is not known to be
+// stored. Publishing the same event values again is safe: they keep their ids.
+// Making new ones is not, for those that were stored.
+type PublishError struct {
+	// Results has one entry per event, in the order of the call.
+	Results []PublishResult
+	cause   error
+}
+
+// Error names the first event that was not stored, and counts the rest.
+func (e *PublishError) Error() string {
+	var counts [3]int
+	var first *PublishResult
+	for i, r := range e.Results {
+		counts[r.State]++
+		if first == nil && r.Err != nil {
+			first = &e.Results[i]
+		}
+	}
+	var b strings.Builder
+	b.WriteString("tidings: publish")
+	if first != nil && first.Event != nil && first.Event.record() != nil {
+		fmt.Fprintf(&b, " %s %s", first.Event.Type(), first.Event.ID())
+	}
+	if len(e.Results) > 1 {
+		fmt.Fprintf(&b, ": of %d events %d stored, %d not stored, %d unknown", len(e.Results), counts[Stored], counts[NotStored], counts[Unknown])
+	} else if first != nil {
+		fmt.Fprintf(&b, ": %s", first.State)
+	}
+	if first != nil {
+		fmt.Fprintf(&b, ": %v", first.Err)
+	}
+	return b.String()
+}
+
+// Unwrap returns the reasons, so that errors.Is and errors.As find them.
+func (e *PublishError) Unwrap() []error {
+	var errs []error
+	for _, r := range e.Results {
+		if r.Err != nil {
+			errs = append(errs, r.Err)
+		}
+	}
+	return errs
+}
+
+// Unsent returns the events that are not known to be stored, for another try.
+func (e *PublishError) Unsent() []DomainEvent {
+	var events []DomainEvent
+	for _, r := range e.Results {
+		if r.State != Stored {
+			events = append(events, r.Event)
+		}
+	}
+	return events
+}
+
+// ConfigurationError is what Run returns when anything was declared wrongly:
+// all complaints at once, one line each.
+type ConfigurationError struct {
+	Complaints []error
+}
+
+// Error lists every complaint.
+func (e *ConfigurationError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "tidings: %d complaints:", len(e.Complaints))
+	if len(e.Complaints) == 1 {
+		b.Reset()
+		b.WriteString("tidings:")
+	}
+	for _, complaint := range e.Complaints {
+		if len(e.Complaints) > 1 {
+			b.WriteString("\n  -")
+		}
+		b.WriteString(" ")
+		b.WriteString(strings.TrimPrefix(complaint.Error(), "tidings: "))
+	}
+	return b.String()
+}
+
+// Unwrap returns the complaints.
+func (e *ConfigurationError) Unwrap() []error { return e.Complaints }
+
+// Permanent wraps a handler's error to say that trying again cannot help: the
+// event goes to the dead letters now (or, with another policy, is parked or
+// blocks). Permanent(nil) is nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentError{err}
+}
+
+type permanentError struct{ err error }
+
+func (e *permanentError) Error() string { return e.err.Error() }
+func (e *permanentError) Unwrap() error { return e.err }
+
+// RetryAfter wraps a handler's error to say when to try again, in place of the
+// subscription's backoff. It uses an attempt like any failure. RetryAfter of
+// nil is nil.
+func RetryAfter(err error, after time.Duration) error {
+	if err == nil {
+		return nil
+	}
+	return &retryError{err, max(after, 0)}
+}
+
+type retryError struct {
+	err   error
+	after time.Duration
+}
+
+func (e *retryError) Error() string { return e.err.Error() }
+func (e *retryError) Unwrap() error { return e.err }
+
+// PanicError is what a handler's panic becomes: an error like any other, with
+// the stack.
+type PanicError struct {
+	Value any
+	Stack string
+}
+
+// Error says what was panicked with; the stack is in the field.
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }

@@ -1,0 +1,349 @@
+package tidings
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tidings-go/tidings/codec"
+	"github.com/tidings-go/tidings/driver"
+)
+
+// stage is what an item needs next; see docs/design.md for the drawing.
+type stage uint8
+
+const (
+	stageHandle  stage = iota // claim it, call the handler
+	stageFinish               // handled: the claim is still to be marked done
+	stageDead                 // given up: the dead letter is still to be stored
+	stagePark                 // to be put into the store of parked events
+	stageHeld                 // this handler cannot read it: wait for one that can
+	stageIgnored              // no reaction: finished unseen
+)
+
+// item is one delivery on its way through the engine. Fields without a word are
+// written before the item is queued, or by whoever runs its lane.
+type item struct {
+	subscription *subscription
+	lane         *lane
+	next         *item // in the lane; guarded by the subscription's lock
+	source       *source
+	tree         *tree // the Publish that will come for it, or nil
+
+	ref          driver.Ref
+	channel      string
+	headers      driver.Headers
+	body         []byte
+	value        any
+	size         int
+	storedAt     time.Time
+	redeliveries int
+
+	header
+	eventType    string
+	version      int
+	readableFrom int
+	payload      []byte // raw JSON, nil for values
+	decoded      record // where it had to be read before it was queued
+	reaction     *Reaction
+	traceparent  string
+	tracestate   string
+
+	stage    stage
+	attempts int
+	failure  error
+	reason   string
+	claimed  bool
+	stored   bool // it came from the store of parked events
+	reported bool // that it is held was said once
+	key      string
+	hash     uint64
+	hashed   bool
+
+	attempt atomic.Pointer[attempt]
+
+	// the list of running items; guarded by the subscription's lock
+	running  bool
+	runPrev  *item
+	runNext  *item
+	dropped  bool // taken out of its lane while it ran
+	finished bool
+}
+
+// newItem reads one delivery as far as its lane and dedup key need it.
+func (s *subscription) newItem(d *driver.Delivery) *item {
+	i := &item{
+		subscription: s,
+		ref:          d.Ref,
+		channel:      d.Channel,
+		headers:      d.Headers,
+		body:         d.Body,
+		value:        d.Value,
+		size:         d.Size,
+		storedAt:     d.Time,
+		redeliveries: d.Attempt,
+	}
+	if d.Value != nil {
+		i.adoptValue(d)
+	} else {
+		i.adoptEnvelope(d)
+	}
+	return i
+}
+
+// adoptValue takes an event that never left the process.
+func (i *item) adoptValue(d *driver.Delivery) {
+	r, ok := d.Value.(record)
+	if !ok {
+		i.undecodable(fmt.Errorf("tidings: the driver delivered a %T", d.Value))
+		return
+	}
+	h := r.head()
+	i.header = *h
+	i.eventType = h.definition.eventType
+	i.version = h.definition.version
+	i.readableFrom = h.definition.readableFrom
+	i.decoded = r
+	i.traceparent = d.Headers.Get(driver.HeaderTraceparent)
+	i.tracestate = d.Headers.Get(driver.HeaderTracestate)
+	i.bind()
+}
+
+func (i *item) adoptEnvelope(d *driver.Delivery) {
+	e, err := codec.Decode(d)
+	if err != nil {
+		i.eventType = d.Headers.Get(driver.HeaderEventType)
+		i.id = d.Headers.Get(driver.HeaderEventID)
+		if i.id == "" || len(i.id) > maxIDSize {
+			i.id = d.Ref.Position()
+		}
+		i.undecodable(err)
+		return
+	}
+	i.eventType = e.Type
+	i.id = e.ID
+	i.aggregateID = e.AggregateID
+	i.occurredAt = e.OccurredAt
+	i.correlationID, i.causationID, i.header.source = e.CorrelationID, e.CausationID, e.Source
+	i.version, i.readableFrom = e.Version, e.ReadableFrom
+	i.payload = e.Payload
+	i.traceparent, i.tracestate = e.Traceparent, e.Tracestate
+	if i.id == "" { // it lies nowhere and has no id: nothing can recognise it again
+		if id, err := uuid.NewV7(); err == nil {
+			i.id = id.String()
+		}
+	}
+	i.bind()
+	if !e.Bare || i.stage != stageHandle {
+		return
+	}
+	contract := i.reaction.definition
+	if contract.aggregateFrom == nil {
+		return
+	}
+	r, err := i.read()
+	if err != nil {
+		i.undecodable(err)
+		return
+	}
+	i.decoded = r
+	i.aggregateID = contract.aggregateFrom(r.payloadValue())
+}
+
+// bind finds the reaction and what its version makes of the event.
+func (i *item) bind() {
+	reaction := i.subscription.reactions[i.eventType]
+	if reaction == nil || reaction.definition.channel != i.channel {
+		i.stage = stageIgnored
+		return
+	}
+	i.reaction = reaction
+	want := reaction.definition
+	newer := i.version > want.version && i.readableFrom > want.version
+	if newer || i.version < want.version && !want.reads(i.version) {
+		i.stage, i.reason = stageHeld, "unreadable"
+	}
+}
+
+func (i *item) undecodable(err error) {
+	i.stage, i.reason, i.failure = stageDead, "undecodable", err
+}
+
+// laneKey is the unit of order; an event without an aggregate has a lane of its
+// own, in which only its own duplicates are.
+func (i *item) laneKey() driver.Lane {
+	if i.aggregateID == "" {
+		return driver.Lane{Channel: i.channel, Key: "\x00" + i.id}
+	}
+	return driver.Lane{Channel: i.channel, Key: i.aggregateID}
+}
+
+// read returns the event as the reaction's contract has it, in memory of its
+// own.
+func (i *item) read() (record, error) {
+	want := i.reaction.definition
+	if i.value != nil {
+		r := i.value.(record)
+		have := r.head().definition
+		if have == want {
+			return r.detach(), nil
+		}
+		raw, err := r.marshal()
+		if err != nil {
+			return nil, err
+		}
+		return i.decode(want, have.version, have.readableFrom, raw)
+	}
+	if r := i.decoded; r != nil {
+		i.decoded = nil // the next attempt decodes afresh
+		*r.head() = i.headerFor(want)
+		return r, nil
+	}
+	return i.decode(want, i.version, i.readableFrom, i.payload)
+}
+
+func (i *item) decode(want *definition, version, readableFrom int, raw []byte) (record, error) {
+	r, err := want.read(version, readableFrom, raw)
+	if err != nil {
+		return nil, err
+	}
+	*r.head() = i.headerFor(want)
+	return r, nil
+}
+
+func (i *item) headerFor(want *definition) header {
+	h := i.header
+	h.definition = want
+	return h
+}
+
+// dedupKey is aggregate id and event type, and the event id unless the contract
+// is Once. Ids have no newline rule, so the lengths make the key unambiguous.
+func (i *item) dedupKey() string {
+	if i.key != "" {
+		return i.key
+	}
+	switch {
+	case i.aggregateID == "":
+		i.key = "id:" + i.eventType + "\n" + i.id
+	case i.reaction != nil && i.reaction.definition.occurrence == Once:
+		i.key = i.eventType + "\n" + i.aggregateID
+	default:
+		i.key = i.eventType + "\n" + i.id + "\n" + i.aggregateID
+	}
+	return i.key
+}
+
+func (i *item) payloadDigest() uint64 {
+	if !i.hashed {
+		i.hashed = true
+		if r, ok := i.value.(record); ok {
+			i.hash = r.digest()
+		} else {
+			h := fnv.New64a()
+			_, _ = h.Write(i.payload)
+			i.hash = h.Sum64()
+		}
+	}
+	return i.hash
+}
+
+func (i *item) claimRequest() driver.ClaimRequest {
+	s := i.subscription
+	r := driver.ClaimRequest{
+		Subscription: s.name,
+		Key:          i.dedupKey(),
+		Owner:        s.bus.instance,
+		Lease:        s.options.ClaimLease,
+		Digest:       i.payloadDigest(),
+	}
+	if d := i.reaction.definition; d.occurrence == Once && i.aggregateID != "" {
+		r.Keep = d.keep
+	} else if horizon := s.bus.features.RedeliveryHorizon; horizon > 0 {
+		r.Keep = horizon
+	}
+	return r
+}
+
+func (i *item) deadLetter(now time.Time) driver.DeadLetter {
+	letter := driver.DeadLetter{
+		Subscription: i.subscription.name,
+		Channel:      i.channel,
+		Type:         i.eventType,
+		ID:           i.id,
+		AggregateID:  i.aggregateID,
+		Reason:       i.reason,
+		Attempts:     i.attempts,
+		FailedAt:     now,
+		Position:     i.ref.Position(),
+		Headers:      i.headers,
+		Body:         i.body,
+		Value:        i.value,
+	}
+	if i.failure != nil {
+		letter.Err = i.failure.Error()
+		if p, ok := errors.AsType[*PanicError](i.failure); ok {
+			letter.Stack = p.Stack
+		}
+	}
+	return letter
+}
+
+func (i *item) parked(reason string, now time.Time) driver.Parked {
+	p := driver.Parked{
+		Lane: i.lane.key,
+		ID:   i.id,
+		Message: driver.Message{
+			Channel: i.channel, Type: i.eventType, Key: i.aggregateID, ID: i.id,
+			Headers: i.headers, Body: i.body, Value: i.value, Size: i.size,
+		},
+		Position: i.ref.Position(),
+		Time:     i.storedAt,
+		Attempts: i.attempts,
+		Reason:   reason,
+		ParkedAt: now,
+	}
+	if i.failure != nil {
+		p.Err = i.failure.Error()
+	}
+	return p
+}
+
+func (i *item) observation(kind Kind) Observation {
+	return Observation{
+		Kind:          kind,
+		Subscription:  i.subscription.name,
+		Channel:       i.channel,
+		Type:          i.eventType,
+		ID:            i.id,
+		AggregateID:   i.aggregateID,
+		CorrelationID: i.correlationID,
+		CausationID:   i.causationID,
+		Version:       i.version,
+		Source:        i.source.name,
+	}
+}
+
+// observe tells the observers, unless none of them wants that kind.
+func (i *item) observe(ctx context.Context, kind Kind, change func(*Observation)) {
+	o := &i.subscription.bus.observers
+	if !o.wants(kind) {
+		return
+	}
+	observation := i.observation(kind)
+	if change != nil {
+		change(&observation)
+	}
+	o.observe(ctx, observation)
+}
+
+// storedRef is the handle of an event that came from the store of parked ones.
+type storedRef string
+
+// Position implements [driver.Ref].
+func (r storedRef) Position() string { return string(r) }

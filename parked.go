@@ -1,0 +1,117 @@
+package tidings
+
+import (
+	"context"
+	"sync"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// localLanes is the in-memory store of parked events. It is no more durable
+// than the in-memory driver and accepted there only.
+type localLanes struct {
+	bound int // events per subscription
+
+	mu            sync.Mutex
+	subscriptions map[string]*localParking
+}
+
+type localParking struct {
+	lanes map[driver.Lane][]driver.Parked
+	count int
+}
+
+var _ driver.Lanes = (*localLanes)(nil)
+
+const localLanesBound = 100_000
+
+func newLocalLanes() *localLanes {
+	return &localLanes{bound: localLanesBound, subscriptions: make(map[string]*localParking)}
+}
+
+// Park implements [driver.Lanes].
+func (l *localLanes) Park(_ context.Context, subscription string, events []driver.Parked) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.subscriptions[subscription]
+	if p == nil {
+		p = &localParking{lanes: make(map[driver.Lane][]driver.Parked)}
+		l.subscriptions[subscription] = p
+	}
+	if p.count+len(events) > l.bound {
+		return driver.ErrLanesFull
+	}
+next:
+	for _, event := range events {
+		for _, held := range p.lanes[event.Lane] {
+			if held.ID == event.ID {
+				continue next
+			}
+		}
+		p.lanes[event.Lane] = append(p.lanes[event.Lane], event)
+		p.count++
+	}
+	return nil
+}
+
+// Parked implements [driver.Lanes].
+func (l *localLanes) Parked(_ context.Context, subscription string) ([]driver.Lane, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.subscriptions[subscription]
+	if p == nil {
+		return nil, nil
+	}
+	lanes := make([]driver.Lane, 0, len(p.lanes))
+	for lane := range p.lanes {
+		lanes = append(lanes, lane)
+	}
+	return lanes, nil
+}
+
+// Head implements [driver.Lanes].
+func (l *localLanes) Head(_ context.Context, subscription string, lane driver.Lane) (driver.Parked, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.subscriptions[subscription]
+	if p == nil || len(p.lanes[lane]) == 0 {
+		return driver.Parked{}, false, nil
+	}
+	return p.lanes[lane][0], true, nil
+}
+
+// Record implements [driver.Lanes].
+func (l *localLanes) Record(_ context.Context, subscription string, lane driver.Lane, id string, attempts int, failure string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.subscriptions[subscription]; p != nil && len(p.lanes[lane]) > 0 && p.lanes[lane][0].ID == id {
+		head := &p.lanes[lane][0]
+		head.Attempts, head.Err = attempts, failure
+	}
+	return nil
+}
+
+// Remove implements [driver.Lanes].
+func (l *localLanes) Remove(_ context.Context, subscription string, lane driver.Lane, id string) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.subscriptions[subscription]
+	if p == nil {
+		return 0, nil
+	}
+	events := p.lanes[lane]
+	if len(events) > 0 && events[0].ID == id {
+		events[0] = driver.Parked{}
+		events = events[1:]
+		p.count--
+	}
+	if len(events) == 0 {
+		delete(p.lanes, lane)
+		return 0, nil
+	}
+	p.lanes[lane] = events
+	return len(events), nil
+}
+
+// Durable implements [driver.Lanes].
+func (l *localLanes) Durable() bool { return false }

@@ -1,0 +1,270 @@
+package tidings
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// heldAlarm is how often a held event is said again.
+const heldAlarm = 5 * time.Minute
+
+// holdItem keeps an event that this version of the handler cannot read: in the
+// store where there is one, so that the broker's position goes on; else the
+// lane waits. It uses no attempt and is no poison: a newer handler reads it.
+func (s *subscription) holdItem(i *item) verdict {
+	want := i.reaction.definition
+	i.failure = fmt.Errorf("tidings: it has version %d (readable from %d), the handler reads versions %d to %d", i.version, i.readableFrom, want.oldest, want.version)
+	i.observe(s.bus.values, Held, func(o *Observation) { o.Reason, o.Err, o.Wait = i.reason, i.failure, heldAlarm })
+	if s.store != nil {
+		i.stage = stagePark
+		return s.parkItem(i)
+	}
+	return verdict{wait: heldAlarm, endless: true}
+}
+
+// parkItem puts the head of a lane into the store; the lane is parked from then
+// on.
+func (s *subscription) parkItem(i *item) verdict {
+	now := s.bus.clock.Now()
+	err := s.store.Park(s.bus.values, s.name, []driver.Parked{i.parked(i.reason, now)})
+	if err != nil {
+		return s.storeFailed(i, fmt.Errorf("park: %w", err))
+	}
+	i.observe(s.bus.values, Parked, func(o *Observation) { o.Attempt, o.Reason, o.Err = i.attempts, i.reason, i.failure })
+	s.mu.Lock()
+	i.lane.parked = true
+	i.lane.due = now.Add(s.options.ParkBackoff.wait(1))
+	s.mu.Unlock()
+	return verdict{done: true, settle: true}
+}
+
+// runParked works on a lane that has events in the store: first what arrived is
+// parked behind them, in order; then the head is tried when it is due. The
+// caller has made the lane running. It reports whether the lane is still
+// running, because the store has no more of it.
+func (s *subscription) runParked(l *lane) (again bool) {
+	if !s.parkArrivals(l) {
+		return false
+	}
+	s.mu.Lock()
+	wait := l.due.Sub(s.bus.clock.Now())
+	if wait > 0 || s.stopping {
+		s.makeWait(l, max(wait, 0)+s.stopWait(), false)
+		s.checkIdle()
+		s.mu.Unlock()
+		return false
+	}
+	s.mu.Unlock()
+	left, wait, err := s.tryParkedHead(l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil:
+		s.makeWait(l, s.options.Backoff.wait(3), false)
+		s.checkIdle()
+	case wait > 0:
+		l.due = s.bus.clock.Now().Add(wait)
+		if l.head != nil {
+			s.makeReady(l) // park what arrived meanwhile
+		} else {
+			s.makeWait(l, wait, false)
+			s.checkIdle()
+		}
+	case left > 0:
+		l.due = time.Time{}
+		s.makeReady(l)
+	default:
+		l.parked = false
+		if l.head == nil {
+			s.leave(l)
+			return false
+		}
+		return true
+	}
+	return false
+}
+
+// stopWait keeps a stopping subscription from turning in circles.
+func (s *subscription) stopWait() time.Duration {
+	if s.stopping {
+		return time.Hour
+	}
+	return 0
+}
+
+// parkArrivals puts what the lane has in memory behind what the store has. It
+// reports whether the lane is still running.
+func (s *subscription) parkArrivals(l *lane) bool {
+	s.mu.Lock()
+	var items []*item
+	for i := l.head; i != nil; i = i.next {
+		items = append(items, i)
+	}
+	for _, i := range items {
+		s.begin(i)
+	}
+	s.mu.Unlock()
+	if len(items) == 0 {
+		return true
+	}
+	now := s.bus.clock.Now()
+	events := make([]driver.Parked, len(items))
+	for n, i := range items {
+		events[n] = i.parked("behind", now)
+	}
+	err := s.store.Park(s.bus.values, s.name, events)
+	for _, i := range items {
+		if err != nil {
+			s.storeFailed(i, fmt.Errorf("park: %w", err))
+			break
+		}
+		i.observe(s.bus.values, Parked, func(o *Observation) { o.Reason = "behind" })
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, i := range items {
+		s.end(i)
+		if err == nil {
+			l.pop()
+			s.settleLater(i, nil)
+		}
+		s.checkSource(i.source)
+	}
+	if err != nil {
+		s.makeWait(l, s.options.Backoff.wait(3), true)
+		return false
+	}
+	return true
+}
+
+// tryParkedHead makes one attempt with the oldest event of a parked lane. It
+// returns how many events the store has left, and how long to wait before the
+// next attempt when this one failed.
+func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err error) {
+	head, found, err := s.store.Head(s.bus.values, s.name, l.key)
+	if err != nil {
+		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
+		return 0, 0, err
+	}
+	if !found {
+		return 0, 0, nil
+	}
+	d := driver.Delivery{Message: head.Message, Ref: storedRef(head.Position), Time: head.Time}
+	i := s.newItem(&d)
+	i.stored, i.attempts, i.lane = true, head.Attempts, l
+	s.mu.Lock()
+	i.source = s.sourceFor(&driver.Source{})
+	if i.source == nil {
+		i.source = &source{}
+	}
+	s.begin(i)
+	s.mu.Unlock()
+	returned := false
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.end(i)
+		if !returned { // runtime.Goexit
+			i.attempt.Swap(nil)
+			l.due = s.bus.clock.Now().Add(s.options.ParkBackoff.Initial)
+			s.makeWait(l, s.options.ParkBackoff.Initial, false)
+		}
+	}()
+	done, wait := s.processParked(i)
+	returned = true
+	if !done {
+		text := ""
+		if i.failure != nil {
+			text = i.failure.Error()
+		}
+		if err := s.store.Record(s.bus.values, s.name, l.key, head.ID, i.attempts, text); err != nil {
+			s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
+		}
+		return 1, wait, nil
+	}
+	left, err = s.store.Remove(s.bus.values, s.name, l.key, head.ID)
+	if err != nil {
+		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
+	}
+	return left, 0, err
+}
+
+// processParked is process for an event of the store: what would park it again
+// leaves it where it is.
+func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
+	if i.stage == stageHeld {
+		i.observe(s.bus.values, Held, func(o *Observation) { o.Reason, o.Wait = i.reason, s.options.ParkBackoff.Max })
+		return false, s.options.ParkBackoff.Max
+	}
+	if i.stage == stageDead {
+		v := s.buryItem(i)
+		return v.done, v.wait
+	}
+	if v, claimed := s.claim(i); !claimed {
+		return v.done, v.wait
+	}
+	err := s.call(i, nil)
+	a := i.attempt.Swap(nil)
+	took := s.bus.clock.Now().Sub(a.started)
+	if err == nil {
+		if s.bus.observers.eager {
+			i.observe(s.bus.values, Handled, func(o *Observation) { o.Attempt, o.Duration = a.number, took })
+		}
+		v := s.finishClaim(i)
+		return v.done, v.wait
+	}
+	if errors.Is(err, ErrDuplicate) && i.reaction.ownClaim {
+		i.observe(s.bus.values, Deduplicated, nil)
+		return true, 0
+	}
+	s.releaseClaim(i)
+	if errors.Is(err, ErrStopping) {
+		return false, s.options.ParkBackoff.Initial
+	}
+	i.attempts++
+	i.failure = err
+	_, permanent := errors.AsType[*permanentError](err)
+	if i.reason == "undecodable" {
+		v := s.buryItem(i)
+		return v.done, v.wait
+	}
+	wait = s.options.Backoff.wait(i.attempts)
+	if permanent || i.attempts >= s.options.MaxAttempts {
+		wait = s.options.ParkBackoff.wait(max(i.attempts-s.options.MaxAttempts+1, 1))
+	}
+	if r, ok := errors.AsType[*retryError](err); ok {
+		wait = r.after
+	}
+	wait = max(wait, time.Millisecond)
+	i.observe(s.bus.values, Retried, func(o *Observation) { o.Attempt, o.Duration, o.Wait, o.Err = a.number, took, wait, err })
+	return false, wait
+}
+
+// loadParked finds the lanes that wait in the store from an earlier life.
+func (s *subscription) loadParked() error {
+	if s.store == nil {
+		return nil
+	}
+	lanes, err := s.store.Parked(s.bus.values, s.name)
+	if err != nil {
+		return fmt.Errorf("tidings: %s: parked lanes: %w", s.name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range lanes {
+		l := s.lanes[key]
+		if l == nil {
+			l = &lane{key: key}
+			s.lanes[key] = l
+		}
+		l.parked = true
+		if l.state == laneIdle {
+			s.makeReady(l)
+		}
+	}
+	s.dispatch()
+	return nil
+}

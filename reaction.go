@@ -1,0 +1,60 @@
+package tidings
+
+import (
+	"context"
+	"fmt"
+)
+
+// HandleFunc is a handler without its payload's type, as Options.Wrap sees it.
+type HandleFunc func(ctx context.Context, event DomainEvent) error
+
+// Reaction is a handler bound to the contract it was written for, without the
+// payload's type: what [Module.Subscribe] takes. Make it with [Contract.On].
+type Reaction struct {
+	definition *definition
+	handle     func(ctx context.Context, r record) error
+	ownClaim   bool
+	place      string
+}
+
+// ReactionOption changes a reaction that a package makes with [NewReaction].
+type ReactionOption func(*Reaction)
+
+// OwnClaim says that the handler claims the event's dedup key itself, in its
+// own transaction: the engine then makes no claim. The key is
+// Delivery.DedupKey; for an event that was handled before, the handler returns
+// [ErrDuplicate].
+func OwnClaim(r *Reaction) { r.ownClaim = true }
+
+// On makes a reaction: fn is called with each event of the contract, in the
+// version that the contract has, whatever version was published.
+//
+// What fn returns decides: nil is handled; an error is retried with backoff;
+// [Permanent] is not; [RetryAfter] says when. A panic is an error. fn is called
+// at once for different aggregates, one event at a time for each; its context
+// ends with the attempt's timeout, when ownership is lost, or at the drain
+// deadline.
+func (c Contract[P]) On(fn func(ctx context.Context, event Event[P]) error) Reaction {
+	r := NewReaction(c, fn)
+	r.place = callerPlace(2)
+	return r
+}
+
+// NewReaction is [Contract.On] for packages that offer another kind of handler,
+// such as inbox.
+func NewReaction[P any](contract Contract[P], fn func(ctx context.Context, event Event[P]) error, options ...ReactionOption) Reaction {
+	r := Reaction{definition: contract.definition, place: callerPlace(2)}
+	if fn != nil {
+		r.handle = func(ctx context.Context, rec record) error {
+			typed, ok := rec.(*typedRecord[P])
+			if !ok {
+				return Permanent(fmt.Errorf("tidings: handler of %s was given %T: a wrapper must pass the event on", contract, rec))
+			}
+			return fn(ctx, Event[P]{typed: typed})
+		}
+	}
+	for _, option := range options {
+		option(&r)
+	}
+	return r
+}

@@ -1,0 +1,174 @@
+package tidings
+
+import (
+	"context"
+	"sync"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// tree is one Publish from outside any handler on a driver that runs handlers
+// in the publisher's goroutine, and everything that its handlers publish with
+// their contexts. It is first in, first out: nesting is one level deep,
+// whatever the chain. The tree is the context of the driver's Publish.
+type tree struct {
+	context.Context
+
+	mu     sync.Mutex
+	queue  []*item
+	first  int
+	closed bool
+	inline [4]*item // the queue of most trees
+
+	done []settlement // handled, to be settled; only the draining goroutine uses it
+	one  [1]driver.Settlement
+}
+
+type treeKey struct{}
+
+func newTree(ctx context.Context) *tree {
+	t := &tree{Context: ctx}
+	t.queue = t.inline[:0]
+	return t
+}
+
+// Value implements [context.Context].
+func (t *tree) Value(key any) any {
+	if _, ok := key.(treeKey); ok {
+		return t
+	}
+	if key == driver.WaitKey() {
+		return t.handOver
+	}
+	return t.Context.Value(key)
+}
+
+func treeFrom(ctx context.Context) *tree {
+	t, _ := ctx.Value(treeKey{}).(*tree)
+	return t
+}
+
+// open reports whether the tree is still being drained.
+func (t *tree) open() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.closed
+}
+
+// add puts an item at the end; false when nobody will come for it. The caller
+// holds the subscription's lock, which comes first.
+func (t *tree) add(i *item) bool {
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return false
+	}
+	if t.first == len(t.queue) {
+		t.queue, t.first = t.queue[:0], 0
+	}
+	t.queue = append(t.queue, i)
+	return true
+}
+
+func (t *tree) pop() *item {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.first == len(t.queue) {
+		t.closed = true
+		return nil
+	}
+	i := t.queue[t.first]
+	t.queue[t.first] = nil
+	t.first++
+	return i
+}
+
+// drain runs what it can of the tree, in order, and returns when nothing of it
+// is left that this goroutine may run.
+func (t *tree) drain() {
+	orderly := false
+	defer func() {
+		if orderly {
+			return
+		}
+		// A handler ended this goroutine: workers take the rest.
+		for i := t.pop(); i != nil; i = t.pop() {
+			i.subscription.handOver(i)
+		}
+	}()
+	for i := t.pop(); i != nil; i = t.pop() {
+		i.subscription.runReserved(i, t)
+	}
+	orderly = true
+}
+
+// handOver leaves what the queue holds to workers. The tree stays open.
+func (t *tree) handOver() {
+	t.mu.Lock()
+	items := append([]*item(nil), t.queue[t.first:]...)
+	t.queue, t.first = t.queue[:0], 0
+	t.mu.Unlock()
+	for _, i := range items {
+		i.subscription.handOver(i)
+	}
+}
+
+// runReserved processes an item in the publisher's goroutine when it is the
+// head of its lane and a slot is free; otherwise workers do.
+func (s *subscription) runReserved(i *item, t *tree) {
+	s.mu.Lock()
+	l := i.lane
+	if i.finished || l.state != laneReserved || l.head != i {
+		s.mu.Unlock()
+		return
+	}
+	if s.busy >= s.options.Concurrency || s.halted {
+		s.makeReady(l)
+		s.dispatch()
+		s.mu.Unlock()
+		return
+	}
+	s.setState(l, laneRunning)
+	s.busy++
+	s.mu.Unlock()
+	defer func() {
+		t.flush(s)
+		s.mu.Lock()
+		s.freeSlot()
+		s.mu.Unlock()
+	}()
+	s.runHead(l, t, false)
+}
+
+// handOver gives a reserved lane to the workers.
+func (s *subscription) handOver(i *item) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !i.finished && i.lane.state == laneReserved && i.lane.head == i {
+		s.makeReady(i.lane)
+		s.dispatch()
+	}
+}
+
+// settle keeps a settlement until the lock is free.
+func (t *tree) settle(done settlement) { t.done = append(t.done, done) }
+
+// flush settles what this goroutine has handled, at once, so that the room in
+// memory is free for the rest of the tree.
+func (t *tree) flush(s *subscription) {
+	for _, done := range t.done {
+		t.one[0] = done.Settlement
+		if err := s.consumer.Settle(s.bus.settling, t.one[:]); err != nil {
+			s.mu.Lock()
+			done.source.unsettle++
+			s.settler.pending = append(s.settler.pending, done)
+			s.turnSettler()
+			s.mu.Unlock()
+		}
+	}
+	clear(t.done)
+	t.done = t.done[:0]
+}
