@@ -38,7 +38,6 @@ const (
 	contentTypeJSON      = "application/json"
 	contentTypeEvent     = "application/cloudevents+json; charset=UTF-8"
 	contentTypeAnyEvent  = "application/cloudevents"
-	contentTypeAnyBatch  = "application/cloudevents-batch"
 	mostBinaryAttributes = 13 // headers of an event with everything set
 )
 
@@ -157,13 +156,10 @@ func escapeReference(source string) string {
 }
 
 // isEventContent reports whether the content type says that the body is a
-// structured CloudEvent.
+// structured CloudEvent, or a batch of them, which is then found not to be one.
 func isEventContent(contentType string) bool {
-	return hasPrefixFold(contentType, contentTypeAnyEvent)
-}
-
-func hasPrefixFold(s, prefix string) bool {
-	return len(s) >= len(prefix) && strings.EqualFold(s[:len(prefix)], prefix)
+	const prefix = contentTypeAnyEvent
+	return len(contentType) >= len(prefix) && strings.EqualFold(contentType[:len(prefix)], prefix)
 }
 
 // binaryEvent reads a CloudEvent whose attributes are headers and whose body is

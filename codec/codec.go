@@ -131,19 +131,11 @@ func (e *Envelope) check(depth int) error {
 	if e == nil {
 		return errors.New("codec: no envelope to encode")
 	}
-	for _, text := range [...]struct {
-		name, value string
-		required    bool
-	}{
-		{"ID", e.ID, true}, {"AggregateID", e.AggregateID, true}, {"Type", e.Type, true},
-		{"CorrelationID", e.CorrelationID, false}, {"CausationID", e.CausationID, false}, {"Source", e.Source, false},
-	} {
-		if text.value == "" && text.required {
-			return fmt.Errorf("codec: %s is empty", text.name)
-		}
-		if problem := textProblem(text.value); problem != "" {
-			return fmt.Errorf("codec: %s %s", text.name, problem)
-		}
+	if err := errors.Join(
+		checkText("ID", e.ID, true), checkText("AggregateID", e.AggregateID, true), checkText("Type", e.Type, true),
+		checkText("CorrelationID", e.CorrelationID, false), checkText("CausationID", e.CausationID, false),
+		checkText("Source", e.Source, false)); err != nil {
+		return err
 	}
 	if e.Version < 1 || e.Version > maxVersion {
 		return fmt.Errorf("codec: Version is %d, it must be from 1 to %d", e.Version, maxVersion)
@@ -159,6 +151,19 @@ func (e *Envelope) check(depth int) error {
 	}
 	if err := checkObject(e.Payload, depth); err != nil {
 		return fmt.Errorf("codec: Payload is not a JSON object: %w", err)
+	}
+	return nil
+}
+
+func checkText(name, value string, required bool) error {
+	if value == "" {
+		if required {
+			return fmt.Errorf("codec: %s is empty", name)
+		}
+		return nil
+	}
+	if problem := textProblem(value); problem != "" {
+		return fmt.Errorf("codec: %s %s", name, problem)
 	}
 	return nil
 }

@@ -65,8 +65,6 @@ func (r *reading) envelope(body []byte) (Envelope, error) {
 	}
 	m := &r.members
 	switch {
-	case hasPrefixFold(r.metadata.contentType, contentTypeAnyBatch):
-		return Envelope{}, malformed("a batch of CloudEvents, one record is one event")
 	case isEventContent(r.metadata.contentType):
 		return r.structuredEvent()
 	case m.isText(memberEventType) && m.isText(memberAggregateID) && m.kind(memberPayload) == '{':

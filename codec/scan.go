@@ -34,18 +34,6 @@ type scanner struct {
 	depth int
 }
 
-// space marks what JSON allows between tokens, and plain what stands for itself
-// inside a string. https://www.rfc-editor.org/rfc/rfc8259#section-2 and section 7
-var space, plain = func() (space, plain [256]bool) {
-	for c := ' '; c < 256; c++ {
-		plain[c] = c != '"' && c != '\\'
-	}
-	for _, c := range " \t\r\n" {
-		space[c] = true
-	}
-	return space, plain
-}()
-
 // valid reports whether the whole text is one JSON value, and how it is not.
 func valid(text []byte) error {
 	s := scanner{text: text}
@@ -114,7 +102,7 @@ func (s *scanner) end(i int) error {
 }
 
 func (s *scanner) skipSpace(i int) int {
-	for i < len(s.text) && space[s.text[i]] {
+	for i < len(s.text) && s.text[i] <= ' ' && isSpace(s.text[i]) {
 		i++
 	}
 	return i
@@ -229,9 +217,7 @@ func (s *scanner) next(i int, closing byte) (more bool, after int, err error) {
 func (s *scanner) string(i int) (int, error) {
 	text := s.text
 	for i++; ; i++ {
-		for i < len(text) && plain[text[i]] {
-			i++
-		}
+		i = firstMark(text, i)
 		if i >= len(text) {
 			return i, s.fail(i, "")
 		}
@@ -303,6 +289,9 @@ func (s *scanner) literal(i int, word string) (int, error) {
 	}
 	return i + len(word), nil
 }
+
+// isSpace: https://www.rfc-editor.org/rfc/rfc8259#section-2
+func isSpace(c byte) bool { return c == ' ' || c == '\n' || c == '\r' || c == '\t' }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 

@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"bytes"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -73,23 +74,8 @@ func unescape(c byte) byte {
 
 // isVerbatim reports whether a JSON string means exactly its own bytes.
 func isVerbatim(raw []byte) bool {
-	ascii := true
-	for _, c := range raw {
-		if c == '\\' {
-			return false
-		}
-		ascii = ascii && c < utf8.RuneSelf
-	}
-	return ascii || utf8.Valid(raw)
+	return bytes.IndexByte(raw, '\\') < 0 && utf8.Valid(raw)
 }
-
-// verbatim marks the ASCII characters that a written string needs no escape for.
-var verbatim = func() (table [utf8.RuneSelf]bool) {
-	for c := ' '; c < utf8.RuneSelf; c++ {
-		table[c] = c != '"' && c != '\\'
-	}
-	return table
-}()
 
 const hexDigits = "0123456789ABCDEF"
 
@@ -99,48 +85,37 @@ const hexDigits = "0123456789ABCDEF"
 func appendQuoted(to []byte, s string) []byte {
 	to = append(to, '"')
 	from := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if verbatim[c] {
-				i++
-				continue
-			}
-			to = append(to, s[from:i]...)
-			switch c {
-			case '"', '\\':
-				to = append(to, '\\', c)
-			case '\b':
-				to = append(to, '\\', 'b')
-			case '\f':
-				to = append(to, '\\', 'f')
-			case '\n':
-				to = append(to, '\\', 'n')
-			case '\r':
-				to = append(to, '\\', 'r')
-			case '\t':
-				to = append(to, '\\', 't')
-			default:
-				to = append(to, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-			}
-			i++
-			from = i
-			continue
-		}
+	for i := firstEscape(s, 0); i < len(s); i = firstEscape(s, i) {
 		r, size := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
+		if escapes(r, size) {
 			to = append(to, s[from:i]...)
-			to = append(to, `\ufffd`...)
-			from = i + size
-		case r == '\u2028', r == '\u2029':
-			to = append(to, s[from:i]...)
-			to = append(to, `\u202`...)
-			to = append(to, hexDigits[r&15])
+			to = appendEscape(to, r)
 			from = i + size
 		}
 		i += size
 	}
 	to = append(to, s[from:]...)
 	return append(to, '"')
+}
+
+func escapes(r rune, size int) bool {
+	return r < utf8.RuneSelf || r == '\u2028' || r == '\u2029' || r == utf8.RuneError && size == 1
+}
+
+func appendEscape(to []byte, r rune) []byte {
+	switch r {
+	case '"', '\\':
+		return append(to, '\\', byte(r))
+	case '\b':
+		return append(to, '\\', 'b')
+	case '\f':
+		return append(to, '\\', 'f')
+	case '\n':
+		return append(to, '\\', 'n')
+	case '\r':
+		return append(to, '\\', 'r')
+	case '\t':
+		return append(to, '\\', 't')
+	}
+	return append(to, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
 }
