@@ -28,6 +28,7 @@ type Bus struct {
 	observers observers
 	instance  string // unique per bus; owns its claims
 	messages  sync.Pool
+	trees     sync.Pool
 	// values has the values of Run's context and never ends: handlers and stores
 	// see it, and no publisher's.
 	values context.Context
@@ -98,6 +99,7 @@ func New(d driver.Driver, options *Options) *Bus {
 		b.complaints = append(b.complaints, fmt.Errorf("no random numbers: %w", err))
 	}
 	b.settling, b.stopSettling = context.WithCancel(context.Background())
+	b.trees.New = func() any { return &tree{closed: true} }
 	b.messages.New = func() any { space := make([]driver.Message, 8); return &space }
 	return b
 }

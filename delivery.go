@@ -45,6 +45,10 @@ func DeliveryFrom(ctx context.Context) (Delivery, bool) {
 		return Delivery{}, false
 	}
 	i := a.item
+	redeliveries := 0
+	if i.wire != nil {
+		redeliveries = i.wire.redeliveries
+	}
 	return Delivery{
 		Subscription:    i.subscription.name,
 		Attempt:         a.number,
@@ -55,7 +59,7 @@ func DeliveryFrom(ctx context.Context) (Delivery, bool) {
 		Epoch:           i.source.epoch,
 		Position:        i.ref.Position(),
 		WireVersion:     i.version,
-		RedeliveryCount: i.redeliveries,
+		RedeliveryCount: redeliveries,
 	}, true
 }
 
@@ -75,9 +79,9 @@ type attempt struct {
 	number   int
 	started  time.Time
 	deadline time.Time // zero: none
-	tree     *tree     // the Publish that runs this attempt, or nil
 
 	mu    sync.Mutex
+	tree  *tree // the Publish that runs this attempt, or nil
 	err   error
 	cause error
 	done  chan struct{}
@@ -99,6 +103,8 @@ func (a *attempt) Value(key any) any {
 	case attemptKey:
 		return a
 	case treeKey:
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		if a.tree == nil {
 			return nil
 		}
@@ -201,6 +207,7 @@ func (a *attempt) finish() (cause error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	cause = a.cause
+	a.tree = nil // nobody comes for what is published with this context later
 	a.end(context.Canceled, nil)
 	return cause
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +25,7 @@ type subscription struct {
 	channels  []string
 	types     []string
 	reactions map[string]*Reaction
+	only      *Reaction // where there is just one
 
 	consumer driver.Consumer
 	claims   driver.Claims // nil: no dedup
@@ -41,8 +41,10 @@ type subscription struct {
 	mu       sync.Mutex
 	lanes    map[driver.Lane]*lane
 	ready    laneQueue
-	busy     int // slots in use
-	waiting  int // lanes that wait
+	busy     int    // slots in use
+	waiting  int    // lanes that wait
+	spare    *lane  // the last one that ended, for the next that begins
+	unowned  source // of a driver without ownership
 	sources  map[string]*source
 	running  *item // the list of items that are processed now
 	watch    Timer
@@ -115,8 +117,7 @@ func (s *subscription) enqueue(i *item, from *driver.Source, t *tree) {
 	key := i.laneKey()
 	l := s.lanes[key]
 	if l == nil {
-		l = &lane{key: key}
-		s.lanes[key] = l
+		l = s.newLane(key)
 	}
 	l.push(i)
 	if t.add(i) {
@@ -135,6 +136,9 @@ func (s *subscription) enqueue(i *item, from *driver.Source, t *tree) {
 // sourceFor returns the current ownership of a source, or nil when the delivery
 // belongs to one that was given up.
 func (s *subscription) sourceFor(from *driver.Source) *source {
+	if from.Name == "" {
+		return &s.unowned
+	}
 	current := s.sources[from.Name]
 	if current == nil || current.epoch < from.Epoch {
 		current = &source{name: from.Name, epoch: from.Epoch}
@@ -356,11 +360,38 @@ func (s *subscription) next(l *lane, i *item, v verdict, t *tree, more bool) (ag
 	return false
 }
 
+// reactionTo returns the reaction to an event type, or nil.
+func (s *subscription) reactionTo(eventType string) *Reaction {
+	if s.only != nil {
+		if s.only.definition.eventType == eventType {
+			return s.only
+		}
+		return nil
+	}
+	return s.reactions[eventType]
+}
+
+func (s *subscription) newLane(key driver.Lane) *lane {
+	l := s.spare
+	if l == nil || l.queued {
+		l = &lane{}
+	}
+	s.spare = nil
+	l.key, l.due = key, time.Time{}
+	s.lanes[key] = l
+	return l
+}
+
+// keptLanes is how many lanes with nothing in them are kept for their
+// aggregate's next event.
+const keptLanes = 512
+
 // leave ends a lane that has nothing left.
 func (s *subscription) leave(l *lane) {
 	s.setState(l, laneIdle)
-	if l.head == nil && !l.parked {
+	if l.head == nil && !l.parked && len(s.lanes) > keptLanes {
 		delete(s.lanes, l.key)
+		s.spare = l
 	}
 	s.checkIdle()
 }
@@ -421,7 +452,11 @@ func (s *subscription) claim(i *item) (verdict, bool) {
 // call runs one attempt of the handler.
 func (s *subscription) call(i *item, t *tree) (err error) {
 	clock := s.bus.clock
-	a := &attempt{values: s.bus.values, item: i, number: i.attempts + 1, started: clock.Now(), tree: t}
+	a := &i.firstAttempt
+	if a.item != nil {
+		a = new(attempt) // a handler may have kept the earlier one
+	}
+	a.values, a.item, a.number, a.started, a.tree = s.bus.values, i, i.attempts+1, clock.Now(), t
 	if s.options.Timeout > 0 {
 		a.deadline = a.started.Add(s.options.Timeout)
 	}
@@ -439,7 +474,7 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 	var ctx context.Context = a
 	var ends []func(error)
 	for _, observer := range s.bus.observers.process {
-		next, end := observer.ObserveProcess(ctx, r.event(), i.traceHeaders())
+		next, end := observer.ObserveProcess(ctx, r.event(), i.headers)
 		if next != nil {
 			ctx = next
 		}
@@ -468,26 +503,17 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 	return err
 }
 
-func (i *item) traceHeaders() driver.Headers {
-	if i.traceparent == "" && i.tracestate == "" {
-		return i.headers
-	}
-	headers := append(driver.Headers(nil), i.headers...)
-	headers.Set(driver.HeaderTraceparent, i.traceparent)
-	headers.Set(driver.HeaderTracestate, i.tracestate)
-	return headers
-}
-
 // outcome turns what the handler returned into a verdict.
 func (s *subscription) outcome(i *item, err error) verdict {
 	a := i.attempt.Swap(nil)
-	took := s.bus.clock.Now().Sub(a.started)
 	if err == nil {
 		if s.bus.observers.eager {
+			took := s.bus.clock.Now().Sub(a.started)
 			i.observe(s.bus.values, Handled, func(o *Observation) { o.Attempt, o.Duration = a.number, took })
 		}
 		return s.finishClaim(i)
 	}
+	took := s.bus.clock.Now().Sub(a.started)
 	if errors.Is(err, ErrDuplicate) && i.reaction.ownClaim {
 		i.observe(s.bus.values, Deduplicated, nil)
 		return verdict{done: true, settle: true}
@@ -585,9 +611,4 @@ func (s *subscription) storeFailed(i *item, err error) verdict {
 	wait := s.options.Backoff.wait(3)
 	i.observe(s.bus.values, StoreFailed, func(o *Observation) { o.Wait, o.Err = wait, err })
 	return verdict{wait: wait}
-}
-
-// describe names an item in errors: subscription, event type and id.
-func (i *item) describe() string {
-	return strings.TrimSpace(fmt.Sprintf("%s: %s %s", i.subscription.name, i.eventType, i.id))
 }

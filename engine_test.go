@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"runtime"
 	"sync"
@@ -28,7 +27,7 @@ var (
 )
 
 // discard is a logger for tests that look at outcomes, not at logs.
-func discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // start runs the bus until the test ends and fails the test when Run does.
 func start(t testing.TB, b *tidings.Bus) (stop func()) {

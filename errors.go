@@ -71,7 +71,6 @@ type PublishResult struct {
 type PublishError struct {
 	// Results has one entry per event, in the order of the call.
 	Results []PublishResult
-	cause   error
 }
 
 // Error names the first event that was not stored, and counts the rest.

@@ -65,7 +65,7 @@ type header struct {
 	aggregateID   string
 	correlationID string
 	causationID   string
-	source        string
+	origin        string // the service that published it
 	occurredAt    time.Time
 	definition    *definition
 	err           error // what an option of New found wrong
@@ -134,6 +134,10 @@ func (c Contract[P]) New(aggregateID string, payload P, options ...EventOption) 
 			r.err = fmt.Errorf("event id: %w", err)
 		}
 		r.id = id.String()
+		if r.occurredAt.IsZero() && err == nil {
+			// The id was made from the time just now: one look at the clock does.
+			r.occurredAt = time.Unix(id.Time().UnixTime()).Truncate(time.Millisecond).UTC()
+		}
 	}
 	if r.occurredAt.IsZero() {
 		r.occurredAt = wireTime(time.Now())
@@ -251,6 +255,12 @@ func (r *typedRecord[P]) digest() uint64 {
 
 func (r *typedRecord[P]) marshal() ([]byte, error) { return json.Marshal(&r.payload) }
 
+// The wire has four digits for the year.
+const (
+	firstSecond = -62135596800 // 0001-01-01T00:00:00Z
+	lastSecond  = 253402300799 // 9999-12-31T23:59:59Z
+)
+
 // invalid says why the event cannot be published, or nil.
 func (h *header) invalid() error {
 	switch {
@@ -264,8 +274,8 @@ func (h *header) invalid() error {
 	if problem := idProblem(h.aggregateID); problem != "" {
 		return fmt.Errorf("aggregate id %s", problem)
 	}
-	if year := h.occurredAt.Year(); year < 1 || year > 9999 {
-		return fmt.Errorf("it occurred in the year %d, which the wire cannot say", year)
+	if second := h.occurredAt.Unix(); second < firstSecond || second > lastSecond {
+		return fmt.Errorf("it occurred in the year %d, which the wire cannot say", h.occurredAt.Year())
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -29,70 +30,65 @@ const (
 // item is one delivery on its way through the engine. Fields without a word are
 // written before the item is queued, or by whoever runs its lane.
 type item struct {
+	*header
 	subscription *subscription
 	lane         *lane
 	next         *item // in the lane; guarded by the subscription's lock
 	source       *source
 	tree         *tree // the Publish that will come for it, or nil
 
-	ref          driver.Ref
-	channel      string
-	headers      driver.Headers
-	body         []byte
-	value        any
-	size         int
-	storedAt     time.Time
-	redeliveries int
+	ref      driver.Ref
+	channel  string
+	headers  driver.Headers
+	value    record    // what never left the process, or
+	wire     *wireItem // what came from a broker
+	size     int
+	reaction *Reaction
 
-	header
-	eventType    string
 	version      int
 	readableFrom int
-	payload      []byte // raw JSON, nil for values
-	decoded      record // where it had to be read before it was queued
-	reaction     *Reaction
-	traceparent  string
-	tracestate   string
+	attempts     int
+	failure      error
+	reason       string
+	key          string
+	hash         uint64
 
 	stage    stage
-	attempts int
-	failure  error
-	reason   string
 	claimed  bool
 	stored   bool // it came from the store of parked events
-	reported bool // that it is held was said once
-	key      string
-	hash     uint64
 	hashed   bool
-
-	attempt atomic.Pointer[attempt]
+	finished bool
+	running  bool
 
 	// the list of running items; guarded by the subscription's lock
-	running  bool
-	runPrev  *item
-	runNext  *item
-	dropped  bool // taken out of its lane while it ran
-	finished bool
+	runPrev *item
+	runNext *item
+
+	attempt      atomic.Pointer[attempt] // the one that runs
+	firstAttempt attempt                 // most items need one only
+}
+
+// wireItem is what an item has besides when it came from a broker.
+type wireItem struct {
+	header
+	eventType    string
+	body         []byte
+	payload      []byte // raw JSON
+	decoded      record // where it had to be read before it was queued
+	storedAt     time.Time
+	redeliveries int
 }
 
 // newItem reads one delivery as far as its lane and dedup key need it.
 func (s *subscription) newItem(d *driver.Delivery) *item {
-	i := &item{
-		subscription: s,
-		ref:          d.Ref,
-		channel:      d.Channel,
-		headers:      d.Headers,
-		body:         d.Body,
-		value:        d.Value,
-		size:         d.Size,
-		storedAt:     d.Time,
-		redeliveries: d.Attempt,
-	}
+	i := &item{subscription: s, ref: d.Ref, channel: d.Channel, headers: d.Headers, size: d.Size}
 	if d.Value != nil {
 		i.adoptValue(d)
-	} else {
-		i.adoptEnvelope(d)
+		return i
 	}
+	i.wire = &wireItem{body: d.Body, storedAt: d.Time, redeliveries: d.Attempt}
+	i.header = &i.wire.header
+	i.adoptEnvelope(d)
 	return i
 }
 
@@ -100,24 +96,19 @@ func (s *subscription) newItem(d *driver.Delivery) *item {
 func (i *item) adoptValue(d *driver.Delivery) {
 	r, ok := d.Value.(record)
 	if !ok {
+		i.header = &header{}
 		i.undecodable(fmt.Errorf("tidings: the driver delivered a %T", d.Value))
 		return
 	}
-	h := r.head()
-	i.header = *h
-	i.eventType = h.definition.eventType
-	i.version = h.definition.version
-	i.readableFrom = h.definition.readableFrom
-	i.decoded = r
-	i.traceparent = d.Headers.Get(driver.HeaderTraceparent)
-	i.tracestate = d.Headers.Get(driver.HeaderTracestate)
+	i.value, i.header = r, r.head()
+	i.version, i.readableFrom = i.definition.version, i.definition.readableFrom
 	i.bind()
 }
 
 func (i *item) adoptEnvelope(d *driver.Delivery) {
 	e, err := codec.Decode(d)
 	if err != nil {
-		i.eventType = d.Headers.Get(driver.HeaderEventType)
+		i.wire.eventType = d.Headers.Get(driver.HeaderEventType)
 		i.id = d.Headers.Get(driver.HeaderEventID)
 		if i.id == "" || len(i.id) > maxIDSize {
 			i.id = d.Ref.Position()
@@ -125,14 +116,18 @@ func (i *item) adoptEnvelope(d *driver.Delivery) {
 		i.undecodable(err)
 		return
 	}
-	i.eventType = e.Type
+	i.wire.eventType = e.Type
 	i.id = e.ID
 	i.aggregateID = e.AggregateID
 	i.occurredAt = e.OccurredAt
-	i.correlationID, i.causationID, i.header.source = e.CorrelationID, e.CausationID, e.Source
+	i.correlationID, i.causationID, i.origin = e.CorrelationID, e.CausationID, e.Source
 	i.version, i.readableFrom = e.Version, e.ReadableFrom
-	i.payload = e.Payload
-	i.traceparent, i.tracestate = e.Traceparent, e.Tracestate
+	i.wire.payload = e.Payload
+	if e.Traceparent != "" && i.headers.Get(driver.HeaderTraceparent) == "" {
+		// The broker has no headers; observers find it in one place all the same.
+		i.headers = append(slices.Clone(i.headers), driver.Header{Name: driver.HeaderTraceparent, Value: e.Traceparent})
+		i.headers.Set(driver.HeaderTracestate, e.Tracestate)
+	}
 	if i.id == "" { // it lies nowhere and has no id: nothing can recognise it again
 		if id, err := uuid.NewV7(); err == nil {
 			i.id = id.String()
@@ -151,13 +146,24 @@ func (i *item) adoptEnvelope(d *driver.Delivery) {
 		i.undecodable(err)
 		return
 	}
-	i.decoded = r
+	i.wire.decoded = r
 	i.aggregateID = contract.aggregateFrom(r.payloadValue())
+}
+
+// eventType is what the event says it is, "" when it cannot be read.
+func (i *item) eventType() string {
+	if i.wire != nil {
+		return i.wire.eventType
+	}
+	if i.definition != nil {
+		return i.definition.eventType
+	}
+	return ""
 }
 
 // bind finds the reaction and what its version makes of the event.
 func (i *item) bind() {
-	reaction := i.subscription.reactions[i.eventType]
+	reaction := i.subscription.reactionTo(i.eventType())
 	if reaction == nil || reaction.definition.channel != i.channel {
 		i.stage = stageIgnored
 		return
@@ -188,23 +194,22 @@ func (i *item) laneKey() driver.Lane {
 func (i *item) read() (record, error) {
 	want := i.reaction.definition
 	if i.value != nil {
-		r := i.value.(record)
-		have := r.head().definition
+		have := i.definition
 		if have == want {
-			return r.detach(), nil
+			return i.value.detach(), nil
 		}
-		raw, err := r.marshal()
+		raw, err := i.value.marshal()
 		if err != nil {
 			return nil, err
 		}
 		return i.decode(want, have.version, have.readableFrom, raw)
 	}
-	if r := i.decoded; r != nil {
-		i.decoded = nil // the next attempt decodes afresh
+	if r := i.wire.decoded; r != nil {
+		i.wire.decoded = nil // the next attempt decodes afresh
 		*r.head() = i.headerFor(want)
 		return r, nil
 	}
-	return i.decode(want, i.version, i.readableFrom, i.payload)
+	return i.decode(want, i.version, i.readableFrom, i.wire.payload)
 }
 
 func (i *item) decode(want *definition, version, readableFrom int, raw []byte) (record, error) {
@@ -217,7 +222,7 @@ func (i *item) decode(want *definition, version, readableFrom int, raw []byte) (
 }
 
 func (i *item) headerFor(want *definition) header {
-	h := i.header
+	h := *i.header
 	h.definition = want
 	return h
 }
@@ -230,11 +235,11 @@ func (i *item) dedupKey() string {
 	}
 	switch {
 	case i.aggregateID == "":
-		i.key = "id:" + i.eventType + "\n" + i.id
+		i.key = "id:" + i.eventType() + "\n" + i.id
 	case i.reaction != nil && i.reaction.definition.occurrence == Once:
-		i.key = i.eventType + "\n" + i.aggregateID
+		i.key = i.eventType() + "\n" + i.aggregateID
 	default:
-		i.key = i.eventType + "\n" + i.id + "\n" + i.aggregateID
+		i.key = i.eventType() + "\n" + i.id + "\n" + i.aggregateID
 	}
 	return i.key
 }
@@ -242,11 +247,11 @@ func (i *item) dedupKey() string {
 func (i *item) payloadDigest() uint64 {
 	if !i.hashed {
 		i.hashed = true
-		if r, ok := i.value.(record); ok {
-			i.hash = r.digest()
+		if i.value != nil {
+			i.hash = i.value.digest()
 		} else {
 			h := fnv.New64a()
-			_, _ = h.Write(i.payload)
+			_, _ = h.Write(i.wire.payload)
 			i.hash = h.Sum64()
 		}
 	}
@@ -274,7 +279,7 @@ func (i *item) deadLetter(now time.Time) driver.DeadLetter {
 	letter := driver.DeadLetter{
 		Subscription: i.subscription.name,
 		Channel:      i.channel,
-		Type:         i.eventType,
+		Type:         i.eventType(),
 		ID:           i.id,
 		AggregateID:  i.aggregateID,
 		Reason:       i.reason,
@@ -282,8 +287,11 @@ func (i *item) deadLetter(now time.Time) driver.DeadLetter {
 		FailedAt:     now,
 		Position:     i.ref.Position(),
 		Headers:      i.headers,
-		Body:         i.body,
-		Value:        i.value,
+	}
+	if i.wire != nil {
+		letter.Body = i.wire.body
+	} else {
+		letter.Value = i.value
 	}
 	if i.failure != nil {
 		letter.Err = i.failure.Error()
@@ -299,14 +307,18 @@ func (i *item) parked(reason string, now time.Time) driver.Parked {
 		Lane: i.lane.key,
 		ID:   i.id,
 		Message: driver.Message{
-			Channel: i.channel, Type: i.eventType, Key: i.aggregateID, ID: i.id,
-			Headers: i.headers, Body: i.body, Value: i.value, Size: i.size,
+			Channel: i.channel, Type: i.eventType(), Key: i.aggregateID, ID: i.id,
+			Headers: i.headers, Size: i.size,
 		},
 		Position: i.ref.Position(),
-		Time:     i.storedAt,
 		Attempts: i.attempts,
 		Reason:   reason,
 		ParkedAt: now,
+	}
+	if i.wire != nil {
+		p.Message.Body, p.Time = i.wire.body, i.wire.storedAt
+	} else {
+		p.Message.Value = i.value
 	}
 	if i.failure != nil {
 		p.Err = i.failure.Error()
@@ -319,7 +331,7 @@ func (i *item) observation(kind Kind) Observation {
 		Kind:          kind,
 		Subscription:  i.subscription.name,
 		Channel:       i.channel,
-		Type:          i.eventType,
+		Type:          i.eventType(),
 		ID:            i.id,
 		AggregateID:   i.aggregateID,
 		CorrelationID: i.correlationID,

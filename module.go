@@ -91,6 +91,9 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 			s.channels = append(s.channels, r.definition.channel)
 		}
 	}
+	if len(s.reactions) == 1 {
+		s.only = s.reactions[s.types[0]]
+	}
 	slices.Sort(s.types)
 	slices.Sort(s.channels)
 	if len(s.channels) > 1 && !s.options.UnorderedAcrossTypes {

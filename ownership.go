@@ -129,7 +129,8 @@ func (s *subscription) isIdle() bool {
 	}
 	for _, l := range s.lanes {
 		// Held and blocked events, and parked lanes, wait for a person.
-		if l.state != laneWaiting || l.counted {
+		waitsForever := l.state == laneWaiting && !l.counted
+		if empty := l.state == laneIdle && l.head == nil; !empty && !waitsForever {
 			return false
 		}
 	}

@@ -257,8 +257,7 @@ func (s *subscription) loadParked() error {
 	for _, key := range lanes {
 		l := s.lanes[key]
 		if l == nil {
-			l = &lane{key: key}
-			s.lanes[key] = l
+			l = s.newLane(key)
 		}
 		l.parked = true
 		if l.state == laneIdle {

@@ -78,14 +78,14 @@ func (b *Bus) publish(ctx context.Context, from *Module, events []DomainEvent) e
 		return b.publishFailed(ctx, events, err)
 	}
 	space := b.messages.Get().(*[]driver.Message)
-	defer func() {
-		clear(*space)
-		b.messages.Put(space)
-	}()
-	if cap(*space) < len(events) {
+	if len(*space) < len(events) {
 		*space = make([]driver.Message, len(events))
 	}
 	messages := (*space)[:len(events)]
+	defer func() {
+		clear(messages)
+		b.messages.Put(space)
+	}()
 	ctx, end, err := b.encode(ctx, from, events, messages, b.features.Values)
 	if err == nil {
 		err = b.store(ctx, events, messages)
@@ -110,9 +110,9 @@ func (b *Bus) store(ctx context.Context, events []DomainEvent, messages []driver
 	var t *tree
 	if b.direct != nil && b.direct.RunInPublish() {
 		if outer := treeFrom(ctx); (outer == nil || !outer.open()) && attemptFrom(ctx) == nil {
-			t = newTree(ctx)
+			t = b.newTree(ctx)
 			ctx = t
-			defer t.drain()
+			defer b.drainTree(t)
 		}
 	}
 	err := b.driver.Publish(ctx, messages)
@@ -168,7 +168,7 @@ func publication(e DomainEvent, kind Kind, err error) Observation {
 func (b *Bus) encode(ctx context.Context, from *Module, events []DomainEvent, messages []driver.Message, values bool) (context.Context, func(error), error) {
 	var cause *header
 	if a := attemptFrom(ctx); a != nil {
-		cause = &a.item.header
+		cause = a.item.header
 	}
 	var errs []error // per event, made at the first problem
 	refuse := func(n int, err error) {
@@ -256,7 +256,7 @@ func (b *Bus) encodeOne(m *driver.Message) error {
 	if err != nil {
 		return fmt.Errorf("encode the payload: %w", err)
 	}
-	source := h.source
+	source := h.origin
 	if source == "" {
 		source = b.options.Source
 	}

@@ -20,16 +20,32 @@ type tree struct {
 	closed bool
 	inline [4]*item // the queue of most trees
 
-	done []settlement // handled, to be settled; only the draining goroutine uses it
-	one  [1]driver.Settlement
+	// only the draining goroutine uses these
+	done       []settlement // handled, to be settled
+	inlineDone [1]settlement
+	one        [1]driver.Settlement
 }
 
 type treeKey struct{}
 
-func newTree(ctx context.Context) *tree {
-	t := &tree{Context: ctx}
-	t.queue = t.inline[:0]
+// newTree returns a tree, which may have served an earlier Publish. A context
+// that still knows that one finds it closed, or adds to this one: either way
+// somebody comes for its events.
+func (b *Bus) newTree(ctx context.Context) *tree {
+	t := b.trees.Get().(*tree)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.Context, t.closed = ctx, false
+	t.queue, t.first, t.done = t.inline[:0], 0, t.inlineDone[:0]
 	return t
+}
+
+func (b *Bus) drainTree(t *tree) {
+	t.drain()
+	t.mu.Lock()
+	t.Context, t.queue = context.Background(), nil
+	t.mu.Unlock()
+	b.trees.Put(t)
 }
 
 // Value implements [context.Context].
@@ -117,7 +133,8 @@ func (t *tree) handOver() {
 }
 
 // runReserved processes an item in the publisher's goroutine when it is the
-// head of its lane and a slot is free; otherwise workers do.
+// head of its lane and a slot is free; otherwise workers do. It is runHead with
+// the slot taken and freed under the same locks.
 func (s *subscription) runReserved(i *item, t *tree) {
 	s.mu.Lock()
 	l := i.lane
@@ -133,14 +150,23 @@ func (s *subscription) runReserved(i *item, t *tree) {
 	}
 	s.setState(l, laneRunning)
 	s.busy++
+	s.begin(i)
 	s.mu.Unlock()
+	var v verdict
+	returned := false
 	defer func() {
-		t.flush(s)
+		if !returned { // the handler ended the goroutine
+			v = s.outcome(i, errGoexit)
+		}
 		s.mu.Lock()
+		s.end(i)
+		s.next(l, i, v, t, false)
 		s.freeSlot()
 		s.mu.Unlock()
+		t.flush(s)
 	}()
-	s.runHead(l, t, false)
+	v = s.process(i, t)
+	returned = true
 }
 
 // handOver gives a reserved lane to the workers.
