@@ -99,24 +99,23 @@ func (e *Envelope) binaryHeaders(timestamp string) driver.Headers {
 
 func (e *Envelope) structuredBody(timestamp string, trace bool) []byte {
 	body := make([]byte, 0, memberOverhead+e.textSize())
-	body = append(body, '{')
-	body = appendText(body, attributeSpecVersion, specVersion)
-	body = appendText(body, attributeID, e.ID)
-	body = appendText(body, attributeSource, e.eventSource())
-	body = appendText(body, attributeType, e.Type)
-	body = appendText(body, attributeTime, timestamp)
-	body = appendText(body, attributeSubject, e.AggregateID)
-	body = appendText(body, attributeDataContentType, contentTypeJSON)
-	body = appendNumber(body, attributeVersion, e.Version)
+	body = appendText(body, `{"`+attributeSpecVersion+`":`, specVersion)
+	body = appendText(body, `,"`+attributeID+`":`, e.ID)
+	body = appendText(body, `,"`+attributeSource+`":`, e.eventSource())
+	body = appendText(body, `,"`+attributeType+`":`, e.Type)
+	body = appendText(body, `,"`+attributeTime+`":`, timestamp)
+	body = appendText(body, `,"`+attributeSubject+`":`, e.AggregateID)
+	body = appendText(body, `,"`+attributeDataContentType+`":`, contentTypeJSON)
+	body = appendNumber(body, `,"`+attributeVersion+`":`, e.Version)
 	if e.readableBefore() {
-		body = appendNumber(body, attributeReadableFrom, e.ReadableFrom)
+		body = appendNumber(body, `,"`+attributeReadableFrom+`":`, e.ReadableFrom)
 	}
-	body = appendText(body, attributeCorrelationID, e.CorrelationID)
-	body = appendText(body, attributeCausationID, e.CausationID)
+	body = appendText(body, `,"`+attributeCorrelationID+`":`, e.CorrelationID)
+	body = appendText(body, `,"`+attributeCausationID+`":`, e.CausationID)
 	if trace {
 		body = appendTraceMembers(body, e)
 	}
-	body = appendName(body, attributeData)
+	body = append(body, `,"`+attributeData+`":`...)
 	body = append(body, e.Payload...)
 	return append(body, '}')
 }
@@ -164,72 +163,72 @@ func isEventContent(contentType string) bool {
 
 // binaryEvent reads a CloudEvent whose attributes are headers and whose body is
 // its payload.
-func (r *reading) binaryEvent() (Envelope, error) {
-	var e Envelope
+func (r *reading) binaryEvent(e *Envelope) error {
 	var err error
 	a := &r.metadata.attributes
 	if a.specVersion != specVersion {
-		return e, malformed("CloudEvents specversion is %s, only %s is known", quotable(a.specVersion), specVersion)
+		return malformed("CloudEvents specversion is %s, only %s is known", quotable(a.specVersion), specVersion)
 	}
 	if a.id == "" {
-		return e, malformed("CloudEvent without an id")
+		return malformed("CloudEvent without an id")
 	}
 	if e.ID, err = accepted("CloudEvent id", a.id); err != nil {
-		return e, err
+		return err
 	}
 	if e.Type, err = r.typeOfEvent(a.eventType); err != nil {
-		return e, err
+		return err
 	}
 	if e.AggregateID, err = accepted("CloudEvent subject", a.subject); err != nil {
-		return e, err
+		return err
 	}
 	if e.Version, err = versionOf(attributePrefix+attributeVersion, a.version, 1); err != nil {
-		return e, err
+		return err
 	}
 	if e.ReadableFrom, err = readableFromOf(attributePrefix+attributeReadableFrom, a.readableFrom, e.Version); err != nil {
-		return e, err
+		return err
 	}
+	e.Payload = trimSpace(r.members.body)
 	at, known := parseMoment([]byte(a.time))
 	if !known {
 		at = r.fallbackTime()
 	}
 	e.OccurredAt = at
 	e.CorrelationID, e.CausationID, e.Source = acceptable(a.correlationID), acceptable(a.causationID), acceptable(a.source)
-	r.trace(&e, a.traceparent, a.tracestate)
-	return r.withoutSubject(e), nil
+	r.trace(e, a.traceparent, a.tracestate)
+	r.subject(e)
+	return nil
 }
 
 // structuredEvent reads a CloudEvent that is the body.
-func (r *reading) structuredEvent() (Envelope, error) {
-	var e Envelope
+func (r *reading) structuredEvent(e *Envelope) error {
 	var err error
 	m := &r.members
 	if version := m.text(memberSpecVersion, specVersion); version != specVersion {
-		return e, malformed("CloudEvents specversion is %s, only %s is known", quotable(version), specVersion)
+		return malformed("CloudEvents specversion is %s, only %s is known", quotable(version), specVersion)
 	}
 	if e.ID = m.text(memberID, r.metadata.eventID); e.ID == "" {
-		return e, malformed("CloudEvent without an id")
+		return malformed("CloudEvent without an id")
 	}
 	if e.ID, err = accepted("CloudEvent id", e.ID); err != nil {
-		return e, err
+		return err
 	}
 	if e.Type, err = r.typeOfEvent(m.text(memberType, r.metadata.eventType)); err != nil {
-		return e, err
+		return err
 	}
 	if e.AggregateID, err = accepted("CloudEvent subject", m.text(memberSubject, r.metadata.aggregateID)); err != nil {
-		return e, err
+		return err
 	}
 	if e.Version, err = m.version(memberVersion, attributeVersion, ""); err != nil {
-		return e, err
+		return err
 	}
 	if e.ReadableFrom, err = m.readableFrom(memberLowerReadableFrom, attributeReadableFrom, e.Version); err != nil {
-		return e, err
+		return err
 	}
 	if m.kind(memberData) != '{' {
 		if m.kind(memberDataBase64) != 0 {
-			return e, malformed("CloudEvent with binary data, a payload is a JSON object")
+			return malformed("CloudEvent with binary data, a payload is a JSON object")
 		}
-		return e, malformed("CloudEvent whose data is %s, a payload is a JSON object", m.kindName(memberData))
+		return malformed("CloudEvent whose data is %s, a payload is a JSON object", m.kindName(memberData))
 	}
 	e.Payload = m.raw(memberData)
 	at, known := m.moment(memberTime)
@@ -240,8 +239,9 @@ func (r *reading) structuredEvent() (Envelope, error) {
 	e.CorrelationID = acceptable(m.text(memberLowerCorrelationID, ""))
 	e.CausationID = acceptable(m.text(memberLowerCausationID, ""))
 	e.Source = acceptable(m.text(memberSource, ""))
-	r.trace(&e, m.text(memberTraceparent, r.metadata.traceparent), m.text(memberTracestate, r.metadata.tracestate))
-	return r.withoutSubject(e), nil
+	r.trace(e, m.text(memberTraceparent, r.metadata.traceparent), m.text(memberTracestate, r.metadata.tracestate))
+	r.subject(e)
+	return nil
 }
 
 // typeOfEvent is the type of a CloudEvent, which a header may repeat but not
@@ -253,12 +253,11 @@ func (r *reading) typeOfEvent(eventType string) (string, error) {
 	return r.agreed("CloudEvent type", eventType)
 }
 
-// withoutSubject marks a CloudEvent that does not say what it happened to: its
-// contract may read that from the payload.
-func (r *reading) withoutSubject(e Envelope) Envelope {
+// subject marks a CloudEvent that does not say what it happened to: its contract
+// may read that from the payload.
+func (r *reading) subject(e *Envelope) {
 	if e.AggregateID == "" {
 		e.AggregateID = acceptable(r.metadata.aggregateID)
 		e.Bare = true
 	}
-	return e
 }

@@ -108,6 +108,8 @@ func textProblem(s string) string {
 	switch {
 	case len(s) > maxTextSize:
 		return fmt.Sprintf("has %d bytes, at most %d are allowed", len(s), maxTextSize)
+	case firstEscape(s, 0) == len(s): // almost always: one look tells all
+		return ""
 	case strings.IndexByte(s, 0) >= 0:
 		return "has a NUL in it"
 	case !utf8.ValidString(s):

@@ -26,8 +26,8 @@ func Decode(d *driver.Delivery) (Envelope, error) {
 	if err := r.metadata.read(d.Headers); err != nil {
 		return Envelope{}, err
 	}
-	e, err := r.envelope(d.Body)
-	if err != nil {
+	var e Envelope
+	if err := r.envelope(&e); err != nil {
 		return Envelope{}, err
 	}
 	return e, nil
@@ -43,41 +43,33 @@ type reading struct {
 	notifiedAt     time.Time
 }
 
-// envelope decides which form the body has.
-func (r *reading) envelope(body []byte) (Envelope, error) {
-	if err := r.open(body); err != nil {
-		return Envelope{}, err
+// envelope decides which form the body has, and reads it into e.
+func (r *reading) envelope(e *Envelope) error {
+	if failure := r.open(r.delivery.Body); failure != nil {
+		return failure
 	}
-	if r.isBinaryEvent() {
-		e, err := r.binaryEvent()
-		e.Payload = trimSpace(body)
-		return e, err
-	}
-	if r.isNotification() {
+	if !r.isBinaryEvent() && r.isNotification() {
 		if err := r.unwrap(); err != nil {
-			return Envelope{}, err
-		}
-		if r.isBinaryEvent() {
-			e, err := r.binaryEvent()
-			e.Payload = trimSpace(r.members.body)
-			return e, err
+			return err
 		}
 	}
 	m := &r.members
 	switch {
+	case r.isBinaryEvent():
+		return r.binaryEvent(e)
 	case isEventContent(r.metadata.contentType):
-		return r.structuredEvent()
+		return r.structuredEvent(e)
 	case m.isText(memberEventType) && m.isText(memberAggregateID) && m.kind(memberPayload) == '{':
-		return r.domainEvent()
+		return r.domainEvent(e)
 	case m.isText(memberSpecVersion) && m.isText(memberID) && m.isText(memberSource) && m.isText(memberType):
-		return r.structuredEvent()
+		return r.structuredEvent(e)
 	case m.kind(memberEventType) != 0 && m.kind(memberAggregateID) != 0 && m.kind(memberPayload) != 0:
 		// Meant as an envelope, and broken. Taken for a bare payload it would
 		// reach a handler with every field empty; as a dead letter it is kept.
-		return Envelope{}, malformed("an envelope needs eventType and aggregateId as strings and payload as an object; here they are %s, %s and %s",
+		return malformed("an envelope needs eventType and aggregateId as strings and payload as an object; here they are %s, %s and %s",
 			m.kindName(memberEventType), m.kindName(memberAggregateID), m.kindName(memberPayload))
 	}
-	return r.barePayload()
+	return r.barePayload(e)
 }
 
 // open finds the members of the body. Its result is nil when it has found them.
@@ -99,28 +91,27 @@ func (r *reading) isBinaryEvent() bool {
 	return r.metadata.attributes.specVersion != "" && !isEventContent(r.metadata.contentType)
 }
 
-func (r *reading) domainEvent() (Envelope, error) {
-	var e Envelope
+func (r *reading) domainEvent(e *Envelope) error {
 	var err error
 	m := &r.members
 	eventType := m.text(memberEventType, r.metadata.eventType)
 	if eventType == "" {
-		return e, malformed("eventType is empty")
+		return malformed("eventType is empty")
 	}
 	if e.Type, err = r.agreed("eventType", eventType); err != nil {
-		return e, err
+		return err
 	}
 	if e.AggregateID = m.text(memberAggregateID, r.metadata.aggregateID); e.AggregateID == "" {
 		e.AggregateID = r.metadata.aggregateID
 	}
 	if e.AggregateID, err = accepted("aggregateId", e.AggregateID); err != nil {
-		return e, err
+		return err
 	}
 	if e.Version, err = m.version(memberVersion, nameVersion, r.metadata.version); err != nil {
-		return e, err
+		return err
 	}
 	if e.ReadableFrom, err = m.readableFrom(memberReadableFrom, nameReadableFrom, e.Version); err != nil {
-		return e, err
+		return err
 	}
 	e.Payload = m.raw(memberPayload)
 	at, known := m.moment(memberOccurredAt)
@@ -128,14 +119,14 @@ func (r *reading) domainEvent() (Envelope, error) {
 		at = r.fallbackTime()
 	}
 	e.OccurredAt = at
-	if e.ID, err = r.idOfEvent(&e); err != nil {
-		return e, err
+	if e.ID, err = r.idOfEvent(e); err != nil {
+		return err
 	}
 	e.CorrelationID = acceptable(m.identifier(memberCorrelationID, ""))
 	e.CausationID = acceptable(m.identifier(memberCausationID, ""))
 	e.Source = acceptable(m.text(memberSource, ""))
-	r.trace(&e, m.text(memberTraceparent, r.metadata.traceparent), m.text(memberTracestate, r.metadata.tracestate))
-	return e, nil
+	r.trace(e, m.text(memberTraceparent, r.metadata.traceparent), m.text(memberTracestate, r.metadata.tracestate))
+	return nil
 }
 
 // idOfEvent is the id of an envelope: its own, the header's, or one that the
@@ -156,8 +147,9 @@ func (r *reading) idOfEvent(e *Envelope) (string, error) {
 	return derivedID(e, m.raw(memberOccurredAt)), nil
 }
 
-func (r *reading) barePayload() (Envelope, error) {
-	e := Envelope{Bare: true, Payload: trimSpace(r.members.body)}
+func (r *reading) barePayload(e *Envelope) error {
+	e.Bare = true
+	e.Payload = trimSpace(r.members.body)
 	var err error
 	eventType := r.metadata.eventType
 	if eventType == "" {
@@ -167,24 +159,24 @@ func (r *reading) barePayload() (Envelope, error) {
 		eventType = r.delivery.Channel
 	}
 	if eventType == "" {
-		return e, malformed("a bare payload, and neither a header nor the channel names its type")
+		return malformed("a bare payload, and neither a header nor the channel names its type")
 	}
 	if e.Type, err = accepted("event type", eventType); err != nil {
-		return e, err
+		return err
 	}
 	if e.AggregateID, err = accepted("header aggregateId", r.metadata.aggregateID); err != nil {
-		return e, err
+		return err
 	}
 	if e.Version, err = versionOf("header eventVersion", r.metadata.version, 1); err != nil {
-		return e, err
+		return err
 	}
 	e.ReadableFrom = e.Version
 	if e.ID, err = r.idOfPlace(); err != nil {
-		return e, err
+		return err
 	}
 	e.OccurredAt = r.fallbackTime()
-	r.trace(&e, "", "")
-	return e, nil
+	r.trace(e, "", "")
+	return nil
 }
 
 // idOfPlace is the header's id, or where the record lies, or "" when it lies

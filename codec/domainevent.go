@@ -24,7 +24,7 @@ const (
 
 // memberOverhead is room for the names and punctuation around the text of an
 // event.
-const memberOverhead = 256
+const memberOverhead = 192
 
 // DomainEvents is the default codec, named "domain-event": one JSON object with
 // the members of the TypeScript format's DomainEvent plus an id. A service
@@ -41,26 +41,23 @@ func (domainEvents) Encode(e *Envelope, f driver.Features) ([]byte, driver.Heade
 	}
 	at := e.OccurredAt.UTC()
 	body := make([]byte, 0, memberOverhead+e.textSize())
-	body = append(body, '{')
-	body = appendText(body, nameID, e.ID)
-	body = appendText(body, nameAggregateID, e.AggregateID)
-	body = appendText(body, nameEventType, e.Type)
-	body = appendName(body, nameOccurredAt)
-	body = append(body, '"')
+	body = appendText(body, `{"`+nameID+`":`, e.ID)
+	body = appendText(body, `,"`+nameAggregateID+`":`, e.AggregateID)
+	body = appendText(body, `,"`+nameEventType+`":`, e.Type)
+	body = append(body, `,"`+nameOccurredAt+`":"`...)
 	timestamp := len(body)
 	body = appendMoment(body, at)
-	body = append(body, '"')
-	body = appendNumber(body, nameVersion, e.Version)
+	body = appendNumber(body, `","`+nameVersion+`":`, e.Version)
 	if e.readableBefore() {
-		body = appendNumber(body, nameReadableFrom, e.ReadableFrom)
+		body = appendNumber(body, `,"`+nameReadableFrom+`":`, e.ReadableFrom)
 	}
-	body = appendText(body, nameCorrelationID, e.CorrelationID)
-	body = appendText(body, nameCausationID, e.CausationID)
-	body = appendText(body, nameSource, e.Source)
+	body = appendText(body, `,"`+nameCorrelationID+`":`, e.CorrelationID)
+	body = appendText(body, `,"`+nameCausationID+`":`, e.CausationID)
+	body = appendText(body, `,"`+nameSource+`":`, e.Source)
 	if !f.Headers {
 		body = appendTraceMembers(body, e)
 	}
-	body = appendName(body, namePayload)
+	body = append(body, `,"`+namePayload+`":`...)
 	body = append(body, e.Payload...)
 	body = append(body, '}')
 	if !f.Headers {
@@ -91,24 +88,17 @@ func appendHeader(to driver.Headers, name, value string) driver.Headers {
 	return append(to, driver.Header{Name: name, Value: value})
 }
 
-// appendName appends a member's name, after a comma unless it is the first.
-func appendName(to []byte, name string) []byte {
-	if to[len(to)-1] != '{' {
-		to = append(to, ',')
-	}
-	to = append(to, '"')
-	to = append(to, name...)
-	return append(to, '"', ':')
-}
+// A key is a member's name as it is written, with its colon and with the comma
+// or the bracket before it, so that one append writes it.
 
 // appendText appends a member with text, unless it is empty.
-func appendText(to []byte, name, value string) []byte {
+func appendText(to []byte, key, value string) []byte {
 	if value == "" {
 		return to
 	}
-	return appendQuoted(appendName(to, name), value)
+	return appendQuoted(append(to, key...), value)
 }
 
-func appendNumber(to []byte, name string, value int) []byte {
-	return strconv.AppendInt(appendName(to, name), int64(value), 10)
+func appendNumber(to []byte, key string, value int) []byte {
+	return strconv.AppendInt(append(to, key...), int64(value), 10)
 }

@@ -120,7 +120,8 @@ func (m *members) read(body []byte) error {
 	})
 }
 
-// unescapedName is what a member name means; almost none needs work.
+// unescapedName is what a member name means, as far as a known name, which is
+// ASCII, can be meant; almost none needs work.
 func unescapedName(name []byte) []byte {
 	for _, c := range name {
 		if c == '\\' {
@@ -250,6 +251,9 @@ func readableFromOf(name, text string, version int) (int, error) {
 // zeros for languages that print whole floating-point numbers so. It is strict
 // because a guessed version picks the wrong upcast.
 func parseVersion(name string, text []byte) (int, error) {
+	if len(text) == 1 && '1' <= text[0] && text[0] <= '9' {
+		return int(text[0] - '0'), nil
+	}
 	whole, fraction, _ := strings.Cut(string(text), ".")
 	if strings.Trim(fraction, "0") == "" && whole != "" && isDigit(whole[0]) {
 		if n, err := strconv.ParseInt(whole, 10, 32); err == nil && n >= 1 {

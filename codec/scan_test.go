@@ -20,7 +20,6 @@ var texts = []string{
 	"\"\x00\"", "\"\x1f\"", "\"\n\"", "\"\x7f\"", "\"\xff\"", "\"a\xc3\"", "\"\xed\xa0\x80\"", "\"\xf0\x9f\x98\x80\"", "\"12345678\x1f\"", "\"1234567\xe2\x80\xa8 8\"",
 	`{"a":1,"a":2}`, `{"\u0061":1,"a":2}`, `{"":0}`, "\t\r\n{\t\"a\"\r:\n1 }\v", "\f{}", "\u00a0{}",
 	strings.Repeat("[", 200) + strings.Repeat("]", 200), strings.Repeat("[", 128) + strings.Repeat("]", 128), strings.Repeat(`{"a":`, 129) + "1" + strings.Repeat("}", 129),
-	strings.Repeat("[", 10_001),
 }
 
 func FuzzScan(f *testing.F) {
@@ -51,7 +50,10 @@ func compareWithEncodingJSON(t *testing.T, text []byte) {
 	}
 	members := make(map[string]json.RawMessage)
 	err = eachMember(text, 0, func(name []byte, value span) {
-		members[string(unescapedName(name))] = json.RawMessage(text[value.from:value.to])
+		if meant := string(appendUnquoted(nil, name)); memberNamed(unescapedName(name)) != memberNamed([]byte(meant)) {
+			t.Errorf("the name %q is not recognised", name)
+		}
+		members[string(appendUnquoted(nil, name))] = json.RawMessage(text[value.from:value.to])
 	})
 	if (err == nil) != isObject {
 		t.Fatalf("eachMember(%q) = %v, want an object: %v", text, err, isObject)
@@ -80,6 +82,15 @@ func compareWithEncodingJSON(t *testing.T, text []byte) {
 		checkQuoted(t, wanted)
 	}
 	checkQuoted(t, string(text))
+}
+
+// Text that is only brackets is refused at the limit, not at its end.
+func TestDepth(t *testing.T) {
+	for _, text := range []string{strings.Repeat("[", 1<<20), strings.Repeat(`{"a":`, 1<<20)} {
+		if err := valid([]byte(text)); err == nil || !strings.Contains(err.Error(), "nested deeper than 128 levels") {
+			t.Errorf("got %v", err)
+		}
+	}
 }
 
 // depth is how deep brackets nest, given that the text is valid.

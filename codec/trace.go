@@ -43,8 +43,8 @@ func appendTrace(to driver.Headers, e *Envelope) driver.Headers {
 
 func appendTraceMembers(to []byte, e *Envelope) []byte {
 	parent, state := traceContext(e.Traceparent, e.Tracestate)
-	to = appendText(to, nameTraceparent, parent)
-	return appendText(to, nameTracestate, state)
+	to = appendText(to, `,"`+nameTraceparent+`":`, parent)
+	return appendText(to, `,"`+nameTracestate+`":`, state)
 }
 
 // trace takes the trace context from the headers, or from where the form keeps
