@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/tidings-go/tidings/driver"
 )
 
 // member is a name at the top level of a body that any accepted form gives a
@@ -212,7 +214,7 @@ func (m *members) moment(which member) (time.Time, bool) {
 func (m *members) version(which member, name, header string) (int, error) {
 	switch c := m.kind(which); {
 	case c == 0, c == 'n':
-		return versionOf("header "+name, header, 1)
+		return versionOf("header "+driver.HeaderEventVersion, header, 1)
 	case c == '"':
 		text := m.text(which, "")
 		if text == "" {
