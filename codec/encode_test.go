@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -113,7 +114,7 @@ func TestWriteRefuses(t *testing.T) {
 		{"id that is not UTF-8", "ID is not UTF-8", func(e *codec.Envelope) { e.ID = "\xff" }},
 		{"NUL", "CausationID has a NUL", func(e *codec.Envelope) { e.CausationID = "a\x00" }},
 		{"version 0", "Version is 0", func(e *codec.Envelope) { e.Version = 0 }},
-		{"version too large", "Version is 2147483648", func(e *codec.Envelope) { e.Version = 1 << 31 }},
+		{"version too large", "it must be from 1 to 2147483647", func(e *codec.Envelope) { e.Version = math.MaxInt32; e.Version++ }},
 		{"readable from above version", "ReadableFrom is 2", func(e *codec.Envelope) { e.ReadableFrom = 2 }},
 		{"readable from below 0", "ReadableFrom is -1", func(e *codec.Envelope) { e.ReadableFrom = -1 }},
 		{"no time", "OccurredAt is not set", func(e *codec.Envelope) { e.OccurredAt = time.Time{} }},
