@@ -26,7 +26,8 @@ type Bus struct {
 	clock     Clock
 	tally     tally
 	observers observers
-	instance  string // unique per bus; owns its claims
+	instance  string // unique per bus; the beginning of its owners' names
+	owners    atomic.Int64
 	messages  sync.Pool
 	trees     sync.Pool
 	// values has the values of Run's context and never ends: handlers and stores
@@ -94,7 +95,7 @@ func New(d driver.Driver, options *Options) *Bus {
 	}
 	b.observers = newObservers(list)
 	if id, err := uuid.NewV7(); err == nil {
-		b.instance = id.String()
+		b.instance = strings.ReplaceAll(id.String(), "-", "") + "/"
 	} else {
 		b.complaints = append(b.complaints, fmt.Errorf("no random numbers: %w", err))
 	}

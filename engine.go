@@ -269,9 +269,19 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 		s.mu.Unlock()
 		return s.runParked(l)
 	}
+	if l.head != nil && l.head.source.given { // given up between two items
+		dropped := l.remove(func(i *item) bool { return i.source.given })
+		s.mu.Unlock()
+		s.releaseDropped(dropped)
+		s.mu.Lock()
+	}
 	i := l.head
-	if i == nil || s.halted { // revoked meanwhile, or the bus has stopped
-		s.leave(l)
+	if i == nil || i.source.given || s.halted { // revoked meanwhile, or the bus has stopped
+		if i != nil && !s.halted {
+			s.makeReady(l)
+		} else {
+			s.leave(l)
+		}
 		s.mu.Unlock()
 		return false
 	}
@@ -285,9 +295,13 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 			v = s.outcome(i, errGoexit)
 		}
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		s.end(i)
 		again = s.next(l, i, v, t, more)
+		finished := i.finished
+		s.mu.Unlock()
+		if finished {
+			s.letGo(i)
+		}
 	}()
 	v = s.process(i, t)
 	returned = true
@@ -414,6 +428,14 @@ func (s *subscription) process(i *item, t *tree) verdict {
 	if v, claimed := s.claim(i); !claimed {
 		return v
 	}
+	if i.source != &s.unowned {
+		s.mu.Lock()
+		given := i.source.given
+		s.mu.Unlock()
+		if given { // meanwhile: what has not started does not start
+			return verdict{wait: s.options.Backoff.Initial}
+		}
+	}
 	err := s.call(i, t)
 	return s.outcome(i, err)
 }
@@ -467,7 +489,7 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 
 	r, err := i.read()
 	if err != nil {
-		a.finish()
+		_ = a.finish()
 		i.reason = "undecodable"
 		return Permanent(fmt.Errorf("payload of version %d: %w", i.version, err))
 	}

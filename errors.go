@@ -79,7 +79,8 @@ func (e *PublishError) Error() string {
 	var first *PublishResult
 	for i, r := range e.Results {
 		counts[r.State]++
-		if first == nil && r.Err != nil {
+		// The event that is to blame, not one that only shared the call.
+		if r.Err != nil && (first == nil || first.Err == errOthersInvalid && r.Err != errOthersInvalid) { //nolint:errorlint // compared with itself
 			first = &e.Results[i]
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -51,6 +52,7 @@ type item struct {
 	failure      error
 	reason       string
 	key          string
+	owner        string // of its claim
 	hash         uint64
 
 	stage    stage
@@ -260,10 +262,15 @@ func (i *item) payloadDigest() uint64 {
 
 func (i *item) claimRequest() driver.ClaimRequest {
 	s := i.subscription
+	if i.owner == "" {
+		// Unique per delivery: a claim of an earlier delivery of the same event
+		// to this process is not this one's to give back.
+		i.owner = s.bus.instance + strconv.FormatInt(s.bus.owners.Add(1), 36)
+	}
 	r := driver.ClaimRequest{
 		Subscription: s.name,
 		Key:          i.dedupKey(),
-		Owner:        s.bus.instance,
+		Owner:        i.owner,
 		Lease:        s.options.ClaimLease,
 		Digest:       i.payloadDigest(),
 	}

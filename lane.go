@@ -66,22 +66,21 @@ func (l *lane) pop() {
 	i.next = nil
 }
 
-// remove takes away every item that drop says, and returns them in order. The
-// head of a running lane must stay: drop is not asked for it.
+// remove takes away every item that drop says, and returns them in order. What
+// is processed now stays.
 func (l *lane) remove(drop func(*item) bool) []*item {
 	var removed []*item
 	var kept *item
-	head := l.head
+	i := l.head
 	l.head, l.tail = nil, nil
-	for i := head; i != nil; {
+	for i != nil {
 		next := i.next
 		i.next = nil
-		if i != head || l.state != laneRunning {
-			if drop(i) {
-				removed = append(removed, i)
-				i = next
-				continue
-			}
+		if !i.running && drop(i) {
+			i.finished = true
+			removed = append(removed, i)
+			i = next
+			continue
 		}
 		if kept == nil {
 			l.head = i

@@ -19,24 +19,31 @@ func (s *subscription) Report(r driver.Report) {
 // what runs is finished and settled, or cancelled when ctx ends.
 func (s *subscription) Revoke(ctx context.Context, sources []driver.Source) {
 	s.mu.Lock()
-	var waits []*source
+	type wait struct {
+		ownership *source
+		idle      <-chan struct{}
+	}
+	var waits []wait
 	for _, from := range sources {
 		if o := s.giveUp(from); o != nil && (o.running > 0 || o.unsettle > 0) {
-			o.idle = make(chan struct{})
-			waits = append(waits, o)
+			if o.idle == nil {
+				o.idle = make(chan struct{})
+			}
+			waits = append(waits, wait{o, o.idle})
 		}
 	}
-	s.dropGiven()
+	dropped := s.dropGiven()
 	s.mu.Unlock()
-	for _, o := range waits {
+	s.releaseDropped(dropped)
+	for _, w := range waits {
 		select {
-		case <-o.idle:
+		case <-w.idle:
 			continue
 		case <-ctx.Done():
 		}
 		s.mu.Lock()
-		o.lost = true
-		s.cancelRunning(o, ErrLost)
+		w.ownership.lost = true
+		s.cancelRunning(w.ownership, ErrLost)
 		s.mu.Unlock()
 	}
 }
@@ -46,14 +53,16 @@ func (s *subscription) Revoke(ctx context.Context, sources []driver.Source) {
 // least does not run two events of it at once.
 func (s *subscription) Lose(sources []driver.Source) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, from := range sources {
 		if o := s.giveUp(from); o != nil {
 			o.lost = true
 			s.cancelRunning(o, ErrLost)
+			s.checkSource(o)
 		}
 	}
-	s.dropGiven()
+	dropped := s.dropGiven()
+	s.mu.Unlock()
+	s.workers.Go(func() { s.releaseDropped(dropped) }) // Lose does not wait
 }
 
 // giveUp marks an ownership as given, also one that delivered nothing yet.
@@ -72,12 +81,36 @@ func (s *subscription) giveUp(from driver.Source) *source {
 
 // dropGiven takes every item out of its lane that has not been started and
 // whose source was given up.
-func (s *subscription) dropGiven() {
-	s.dropItems(func(i *item) bool { return i.source.given })
+func (s *subscription) dropGiven() []*item {
+	return s.dropItems(func(i *item) bool { return i.source.given })
+}
+
+// releaseDropped gives back the claims of items that were taken out of their
+// lanes while a store did not answer. The lock is not held.
+func (s *subscription) releaseDropped(items []*item) {
+	for _, i := range items {
+		s.letGo(i)
+	}
+}
+
+// letGo ends the claim of an item that this process will not go on with. One
+// that was handled is marked done all the same.
+func (s *subscription) letGo(i *item) {
+	if !i.claimed {
+		return
+	}
+	if i.stage == stageFinish {
+		if s.claims.Finish(s.bus.values, i.claimRequest()) == nil {
+			i.claimed = false
+		}
+		return
+	}
+	s.releaseClaim(i)
 }
 
 func (s *subscription) dropItems(drop func(*item) bool) (dropped []*item) {
 	for _, l := range s.lanes {
+		head := l.head
 		removed := l.remove(drop)
 		if len(removed) == 0 {
 			continue
@@ -87,7 +120,7 @@ func (s *subscription) dropItems(drop func(*item) bool) (dropped []*item) {
 		case l.state == laneRunning:
 		case l.head == nil && !l.parked:
 			s.leave(l)
-		case l.head != nil && l.head != removed[0] && l.state == laneWaiting && !l.parked:
+		case l.head != nil && l.head != head && l.state == laneWaiting && !l.parked:
 			s.makeReady(l) // what waited is gone, what is behind need not wait
 		}
 	}
@@ -142,11 +175,13 @@ func (s *subscription) isIdle() bool {
 // because it is nowhere else.
 func (s *subscription) stop() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.stopping = true
+	var dropped []*item
 	if s.bus.features.Durable {
-		s.dropItems(func(*item) bool { return true })
+		dropped = s.dropItems(func(*item) bool { return true })
 	}
+	s.mu.Unlock()
+	s.releaseDropped(dropped)
 }
 
 // awaitIdle waits until nothing is left to finish, or ctx ends.

@@ -162,7 +162,11 @@ func (s *subscription) runReserved(i *item, t *tree) {
 		s.end(i)
 		s.next(l, i, v, t, false)
 		s.freeSlot()
+		finished := i.finished
 		s.mu.Unlock()
+		if finished {
+			s.letGo(i)
+		}
 		t.flush(s)
 	}()
 	v = s.process(i, t)
