@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -288,6 +289,8 @@ func idProblem(id string) string {
 		return fmt.Sprintf("has %d bytes, at most %d are allowed", len(id), maxIDSize)
 	case !utf8.ValidString(id):
 		return "is not UTF-8"
+	case strings.IndexByte(id, 0) >= 0:
+		return "has a NUL byte, which databases refuse"
 	}
 	return ""
 }

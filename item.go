@@ -1,6 +1,7 @@
 package tidings
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,8 +111,10 @@ func (i *item) adoptValue(d *driver.Delivery) {
 func (i *item) adoptEnvelope(d *driver.Delivery) {
 	e, err := codec.Decode(d)
 	if err != nil {
-		i.wire.eventType = d.Headers.Get(driver.HeaderEventType)
-		i.id = d.Headers.Get(driver.HeaderEventID)
+		// For the dead letter: what it says of itself outside the body.
+		i.wire.eventType = cmp.Or(d.Headers.Get(driver.HeaderEventType), d.Headers.Get("ce_type"), d.Type)
+		i.id = cmp.Or(d.Headers.Get(driver.HeaderEventID), d.Headers.Get("ce_id"))
+		i.aggregateID = d.Headers.Get(driver.HeaderAggregateID)
 		if i.id == "" || len(i.id) > maxIDSize {
 			i.id = d.Ref.Position()
 		}
@@ -129,6 +132,9 @@ func (i *item) adoptEnvelope(d *driver.Delivery) {
 		// The broker has no headers; observers find it in one place all the same.
 		i.headers = append(slices.Clone(i.headers), driver.Header{Name: driver.HeaderTraceparent, Value: e.Traceparent})
 		i.headers.Set(driver.HeaderTracestate, e.Tracestate)
+	}
+	if i.occurredAt.IsZero() { // pub/sub without a header: now is when it was heard of
+		i.occurredAt = wireTime(i.subscription.bus.clock.Now())
 	}
 	if i.id == "" { // it lies nowhere and has no id: nothing can recognise it again
 		if id, err := uuid.NewV7(); err == nil {
@@ -185,7 +191,7 @@ func (i *item) undecodable(err error) {
 // laneKey is the unit of order; an event without an aggregate has a lane of its
 // own, in which only its own duplicates are.
 func (i *item) laneKey() driver.Lane {
-	if i.aggregateID == "" {
+	if i.aggregateID == "" || i.stage == stageDead {
 		return driver.Lane{Channel: i.channel, Key: "\x00" + i.id}
 	}
 	return driver.Lane{Channel: i.channel, Key: i.aggregateID}

@@ -91,6 +91,11 @@ func (o *Options) complaints() (errs []error) {
 	if o.LocalClaims < 0 {
 		errs = append(errs, fmt.Errorf("Options.LocalClaims is %d: it must not be negative", o.LocalClaims))
 	}
+	if o.Source != "" {
+		if problem := idProblem(o.Source); problem != "" {
+			errs = append(errs, fmt.Errorf("Options.Source %s", problem))
+		}
+	}
 	for i, observer := range o.Observers {
 		if observer == nil {
 			errs = append(errs, fmt.Errorf("Options.Observers[%d] is nil", i))
