@@ -36,13 +36,14 @@ var (
 	// deduplicated, not as a failure.
 	ErrDuplicate = errors.New("tidings: duplicate")
 
-	// ErrLost is the cause of a handler's cancelled context when its source
-	// went to another instance: the outcome is discarded.
+	// ErrLost is in the Discarded observation of an attempt whose source went to
+	// another instance while it ran: its context was cancelled and its outcome
+	// does not count.
 	ErrLost = errors.New("tidings: ownership lost")
 
-	// ErrStopping is the cause of a handler's cancelled context when the drain
-	// deadline has passed: the event is not finished and comes again where the
-	// driver is durable.
+	// ErrStopping is in the Discarded observation of an attempt that was
+	// cancelled because the drain deadline had passed: the event is not finished
+	// and comes again where the driver is durable.
 	ErrStopping = errors.New("tidings: stopping")
 
 	errUnreadable = errors.New("version out of reach")
