@@ -28,8 +28,8 @@ lint: $(GOLANGCI_LINT) ## Check formatting, go vet and the linters of .golangci.
 	$(GOLANGCI_LINT) run ./...
 
 .PHONY: bench
-bench: ## Run the benchmarks
-	go test -run '^$$' -bench . -benchmem ./...
+bench: ## Measure against the floor and the raw client, in one run
+	scripts/bench
 
 .PHONY: mutants
 mutants: ## Break the code on purpose and see that a test notices
