@@ -46,7 +46,7 @@ func TestParkKeepsTheLaneInOrder(t *testing.T) {
 		publish("a", 1)
 		publish("a", 2)
 		publish("b", 10)
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		synctest.Wait()
 		publish("a", 3)
 		publish("b", 11)
@@ -57,13 +57,13 @@ func TestParkKeepsTheLaneInOrder(t *testing.T) {
 		if events, _ := d.Usage(); events != 0 {
 			t.Errorf("%d events still count for the driver: parked ones must not hold its position", events)
 		}
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		synctest.Wait()
 		if attempts < 11 || attempts > 13 {
 			t.Errorf("%d attempts in ten minutes, want two and one a minute", attempts)
 		}
 		mended.Store(true)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		synctest.Wait()
 		publish("a", 4)
 		synctest.Wait()
@@ -92,20 +92,20 @@ func TestNothingOvertakesAParkedHead(t *testing.T) {
 					return errors.New("not yet")
 				}
 			}
-			time.Sleep(100 * time.Millisecond)
+			pass(100 * time.Millisecond)
 			got = append(got, e.Payload().Number)
 			return nil
 		})
 		start(t, b)
 		for n := range 100 {
 			go func() {
-				time.Sleep(time.Duration(n) * time.Second)
+				pass(time.Duration(n) * time.Second)
 				if err := b.Publish(context.Background(), numberChosen.New("a", numberPayload{n})); err != nil {
 					t.Error(err)
 				}
 			}()
 		}
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		synctest.Wait()
 		for n, number := range got {
 			if number != n {

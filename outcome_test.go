@@ -42,7 +42,7 @@ func TestOutcomes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		synctest.Wait()
 		if want := "[fine@0s permanent@0s after@0s after@1m0s after@2m0s]"; fmt.Sprint(calls) != want {
 			t.Errorf("calls %v, want %s", calls, want)
@@ -79,13 +79,13 @@ func TestBlockHoldsItsLaneOnly(t *testing.T) {
 		if err := b.Publish(t.Context(), numberChosen.New("a", numberPayload{1}), numberChosen.New("a", numberPayload{2}), numberChosen.New("b", numberPayload{3})); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		synctest.Wait()
 		if fmt.Sprint(got) != "[b3]" || counts.of(tidings.Blocked) < 50 || counts.of(tidings.Blocked) > 61 {
 			t.Errorf("handled %v, blocked %d times in an hour", got, counts.of(tidings.Blocked))
 		}
 		mended.Store(true)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		synctest.Wait()
 		if fmt.Sprint(got) != "[b3 a1 a2]" || len(d.DeadLetters()) != 0 {
 			t.Errorf("handled %v, dead %v", got, d.DeadLetters())
@@ -102,7 +102,7 @@ func TestTimeoutEndsTheContextAndReportsWhoIgnoresIt(t *testing.T) {
 			func(ctx context.Context, e tidings.Event[numberPayload]) error {
 				began := time.Now()
 				if e.AggregateID() == "stubborn" {
-					time.Sleep(time.Minute)
+					pass(time.Minute)
 					ended = append(ended, fmt.Sprint("stubborn ", time.Since(began), " ", ctx.Err()))
 					return nil
 				}
@@ -116,7 +116,7 @@ func TestTimeoutEndsTheContextAndReportsWhoIgnoresIt(t *testing.T) {
 		go func() {
 			_ = b.Publish(context.Background(), numberChosen.New("polite", numberPayload{}), numberChosen.New("stubborn", numberPayload{}))
 		}()
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		synctest.Wait()
 		if want := "[polite 10s context deadline exceeded stubborn 1m0s context deadline exceeded]"; fmt.Sprint(ended) != want {
 			t.Errorf("ended %v, want %s", ended, want)
@@ -136,7 +136,7 @@ func TestDrain(t *testing.T) {
 		b := tidings.New(memory.New(&memory.Options{Async: true}), &tidings.Options{Logger: discard(), Observers: []tidings.Observer{counts}, DrainTimeout: time.Minute})
 		subscribe(t, b, "first", &tidings.SubscribeOptions{Concurrency: 1, Backoff: tidings.Backoff{Initial: time.Second}}, numberChosen,
 			func(ctx context.Context, e tidings.Event[numberPayload]) error {
-				time.Sleep(time.Second)
+				pass(time.Second)
 				if d, _ := tidings.DeliveryFrom(ctx); e.Payload().Number == 3 && d.Attempt == 1 {
 					return errors.New("once more")
 				}
@@ -147,7 +147,7 @@ func TestDrain(t *testing.T) {
 			})
 		var doubled atomic.Int64
 		subscribe(t, b, "second", nil, numberDoubled, func(context.Context, tidings.Event[numberPayload]) error {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			doubled.Add(1)
 			return nil
 		})
@@ -191,7 +191,7 @@ func TestDrainDeadline(t *testing.T) {
 }
 
 // tracer puts a header on each message and takes it off again, as tracing does.
-type tracer struct{ got []string }
+type tracer struct{}
 
 func (*tracer) Observe(context.Context, tidings.Observation) {}
 

@@ -43,7 +43,6 @@ type randomDriver struct{ broker *randomBroker }
 type randomConsumer struct {
 	broker *randomBroker
 	sink   driver.Sink
-	settle chan struct{}
 }
 
 type randomRef struct {
@@ -86,7 +85,7 @@ func (c *randomConsumer) Run(ctx context.Context) error {
 	c.sink.Joined()
 	for ctx.Err() == nil {
 		c.broker.deliver(ctx, c)
-		time.Sleep(3 * time.Millisecond)
+		pass(3 * time.Millisecond)
 	}
 	return nil
 }
@@ -274,7 +273,7 @@ func randomRun(t *testing.T, seed uint64, aggregates, perAggregate, failing, sto
 				problem("%s overlaps", key)
 			}
 			mu.Unlock()
-			time.Sleep(time.Duration(upTo(8)) * time.Millisecond)
+			pass(time.Duration(upTo(8)) * time.Millisecond)
 			fail := chance(failing)
 			mu.Lock()
 			defer mu.Unlock()
@@ -324,11 +323,11 @@ func randomRun(t *testing.T, seed uint64, aggregates, perAggregate, failing, sto
 		broker.move(p, consumers[n%2], true)
 	}
 	for range moves {
-		time.Sleep(time.Duration(upTo(40)) * time.Millisecond)
+		pass(time.Duration(upTo(40)) * time.Millisecond)
 		broker.move(broker.partitions[upTo(3)], consumers[upTo(2)], chance(60))
 	}
 	for deadline := time.Now().Add(10 * time.Minute); broker.unfinished() > 0 && time.Now().Before(deadline); {
-		time.Sleep(50 * time.Millisecond)
+		pass(50 * time.Millisecond)
 	}
 	for _, stop := range stops {
 		stop()

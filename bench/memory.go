@@ -37,16 +37,16 @@ type envelope struct {
 	payload                    userCreated
 }
 
-func floor(handle func(*envelope)) func(context.Context) (int, error) {
-	return func(context.Context) (int, error) {
+func floor(handle func(*envelope)) func(context.Context) (int, time.Duration, error) {
+	return func(context.Context) (int, time.Duration, error) {
 		for range inMemoryEvents {
 			id, err := uuid.NewV7()
 			if err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 			handle(&envelope{id.String(), sample.UserID, "identity.user.created", time.Now(), 1, sample})
 		}
-		return inMemoryEvents, nil
+		return inMemoryEvents, 0, nil
 	}
 }
 
@@ -69,26 +69,26 @@ func started(ctx context.Context, d *memory.Driver, withoutDedup bool, handled *
 	return bus, func() error { stop(); return <-done }, bus.Ready(ctx)
 }
 
-func publishAll(async, withoutDedup bool) func(context.Context) (int, error) {
-	return func(ctx context.Context) (int, error) {
+func publishAll(async, withoutDedup bool) func(context.Context) (int, time.Duration, error) {
+	return func(ctx context.Context) (int, time.Duration, error) {
 		var handled atomic.Int64
 		bus, stop, err := started(ctx, memory.New(&memory.Options{Async: async}), withoutDedup, &handled)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		for n := range inMemoryEvents {
 			if err := bus.Publish(ctx, created.New(aggregates[n%len(aggregates)], sample)); err != nil {
-				return 0, err
+				return 0, 0, err
 			}
 		}
 		// The end of Run's context lets the bus finish what is queued.
 		if err := stop(); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		if handled.Load() != inMemoryEvents {
-			return 0, fmt.Errorf("%d of %d events were handled", handled.Load(), inMemoryEvents)
+			return 0, 0, fmt.Errorf("%d of %d events were handled", handled.Load(), inMemoryEvents)
 		}
-		return inMemoryEvents, nil
+		return inMemoryEvents, 0, nil
 	}
 }
 
