@@ -1,0 +1,182 @@
+package kafka
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// accept takes what a poll brought. What does not fit the window waits in the
+// backlog, and nothing more is fetched until there is room.
+func (p *partition) accept(records []*kgo.Record) {
+	p.deliver.Lock()
+	defer p.deliver.Unlock()
+	p.mu.Lock()
+	if p.gone || p.revoking || p.window == nil {
+		p.mu.Unlock()
+		return
+	}
+	if len(p.backlog) > 0 {
+		p.backlog = append(p.backlog, records...)
+		p.mu.Unlock()
+		return
+	}
+	p.hand(records)
+}
+
+// hand delivers what fits and keeps the rest. The caller holds both locks; hand
+// releases mu.
+func (p *partition) hand(records []*kgo.Record) {
+	places := make([]place, 0, len(records))
+	taken := 0
+	for _, r := range records {
+		if p.window.bytes >= p.consumer.maxBytes {
+			break
+		}
+		size := recordSize(r)
+		verdict := p.window.admit(r.Offset, size)
+		if verdict == admitFull {
+			break
+		}
+		taken++
+		p.leader = r.LeaderEpoch
+		if verdict == admitSkip {
+			continue
+		}
+		if r.Attrs.IsControl() { // a transaction's marker: nobody sees it
+			p.window.finish(r.Offset, size)
+			continue
+		}
+		places = append(places, place{partition: p, record: r, size: size})
+	}
+	p.backlog = slices.Clone(records[taken:])
+	paused := !p.paused && (len(p.backlog) > 0 || p.full())
+	if paused {
+		p.paused = true
+		p.consumer.client.PauseFetchPartitions(map[string][]int32{p.topic: {p.number}})
+	}
+	unfinished := p.window.length()
+	p.mu.Unlock()
+	if len(places) > 0 {
+		p.consumer.sink.Deliver(context.Background(), p.convert(places))
+		clear(p.deliveries)
+	}
+	if paused {
+		p.consumer.sink.Report(driver.Report{Kind: driver.ReportPaused, Source: p.source, Count: unfinished,
+			Text: "the window of unfinished events is full: nothing more of this partition is fetched until the oldest is finished"})
+	}
+}
+
+func (p *partition) full() bool {
+	return p.window.length() >= p.consumer.maxEvents || p.window.bytes >= p.consumer.maxBytes
+}
+
+// roomy reports whether enough was finished to go on after a pause.
+func (p *partition) roomy() bool {
+	return p.window.length() <= p.consumer.maxEvents/2 && p.window.bytes <= p.consumer.maxBytes/2
+}
+
+func recordSize(r *kgo.Record) int {
+	size := len(r.Key) + len(r.Value)
+	for n := range r.Headers {
+		size += len(r.Headers[n].Key) + len(r.Headers[n].Value)
+	}
+	return size
+}
+
+// convert makes deliveries of records. Keys and header values of one call share
+// one string, headers one slice: a record costs no allocation of its own.
+func (p *partition) convert(places []place) []driver.Delivery {
+	text, headers := 0, 0
+	for n := range places {
+		r := places[n].record
+		text += len(r.Key)
+		headers += len(r.Headers)
+		for h := range r.Headers {
+			text += len(r.Headers[h].Value)
+		}
+	}
+	var b strings.Builder
+	b.Grow(text)
+	for n := range places {
+		r := places[n].record
+		b.Write(r.Key)
+		for h := range r.Headers {
+			b.Write(r.Headers[h].Value)
+		}
+	}
+	rest := b.String()
+	slab := make([]driver.Header, 0, headers)
+	p.deliveries = slices.Grow(p.deliveries[:0], len(places))
+	for n := range places {
+		r := places[n].record
+		p.deliveries = append(p.deliveries, driver.Delivery{Ref: &places[n], Source: p.source, Time: r.Timestamp})
+		d := &p.deliveries[n]
+		d.Channel, d.Body, d.Size = p.channel, r.Value, places[n].size
+		d.Key, rest = rest[:len(r.Key)], rest[len(r.Key):]
+		from := len(slab)
+		for h := range r.Headers {
+			length := len(r.Headers[h].Value)
+			slab = append(slab, driver.Header{Name: r.Headers[h].Key, Value: rest[:length]})
+			rest = rest[length:]
+		}
+		d.Headers = slab[from:len(slab):len(slab)]
+	}
+	return p.deliveries
+}
+
+// again delivers what waits and may go now, resumes fetching where there is
+// room, and returns how long until the next released event is due.
+func (p *partition) again() (next time.Duration) {
+	p.deliver.Lock()
+	defer p.deliver.Unlock()
+	next = time.Hour
+	p.mu.Lock()
+	if p.gone || p.revoking || p.window == nil {
+		p.mu.Unlock()
+		return next
+	}
+	now := time.Now()
+	var due []place
+	p.returned = slices.DeleteFunc(p.returned, func(r *place) bool {
+		if wait := r.due.Sub(now); wait > 0 {
+			next = min(next, wait)
+			return false
+		}
+		r.waiting = false
+		due = append(due, place{partition: p, record: r.record, size: r.size})
+		return true
+	})
+	if len(due) > 0 {
+		p.mu.Unlock()
+		slices.SortFunc(due, func(a, b place) int { return int(a.record.Offset - b.record.Offset) })
+		p.consumer.sink.Deliver(context.Background(), p.convert(due))
+		clear(p.deliveries)
+		p.mu.Lock()
+	}
+	if p.gone || p.revoking || !p.paused || !p.roomy() {
+		p.mu.Unlock()
+		return next
+	}
+	if len(p.backlog) > 0 {
+		records := p.backlog
+		p.backlog = nil
+		p.hand(records)
+		p.mu.Lock()
+	}
+	resumed := !p.gone && !p.revoking && len(p.backlog) == 0 && !p.full()
+	if resumed {
+		p.paused = false
+		p.consumer.client.ResumeFetchPartitions(map[string][]int32{p.topic: {p.number}})
+	}
+	p.mu.Unlock()
+	if resumed {
+		p.consumer.sink.Report(driver.Report{Kind: driver.ReportResumed, Source: p.source})
+	}
+	return next
+}

@@ -1,0 +1,2 @@
+// Package kafka is the driver for Apache Kafka 3 and later.
+package kafka
