@@ -211,6 +211,9 @@ func (b *Bus) requirements() (errs []error) {
 		if s.options.RequireDedup && (!durableClaims || s.options.WithoutDedup || b.options.WithoutDedup) {
 			complain("it says RequireDedup, and dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims")
 		}
+		if durableClaims && f.RedeliveryHorizon < 0 && b.options.RedeliveryHorizon == 0 && s.repeats() && !s.options.WithoutDedup && !b.options.WithoutDedup {
+			complain("the claims store keeps the keys of repeatable events, and driver %s knows no time after which an event cannot come again: say one in Options.RedeliveryHorizon, for example the retention of its topics", name)
+		}
 		if f.History && s.options.StartAt.Mode == driver.StartUnset {
 			complain("driver %s has history: say with StartAt where the subscription begins when the broker sees it for the first time: tidings.StartBeginning handles everything that is still stored, tidings.StartNow only what is published from then on", name)
 		}

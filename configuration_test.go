@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/memory"
 )
 
@@ -37,7 +38,7 @@ func TestRunMakesEveryComplaintAtOnce(t *testing.T) {
 	}
 	for _, want := range []string{
 		"DrainTimeout is -1ns",
-		"configuration_test.go:22: the name is taken by the subscription at ",
+		": the name is taken by the subscription at ",
 		"the name must be a lower-case word",
 		"billing.no-reaction", "it has no reaction",
 		"the handler of numbers.number.chosen v1 is nil",
@@ -89,5 +90,25 @@ func TestLifeCycleMistakes(t *testing.T) {
 	cancel()
 	if err := tidings.New(memory.New(nil), nil).Ready(short); !errors.Is(err, context.Canceled) {
 		t.Errorf("Ready without Run: %v", err)
+	}
+}
+
+// endless is a driver on which an event may come again after any time.
+type endless struct{ randomDriver }
+
+func (d *endless) Features() driver.Features {
+	f := d.randomDriver.Features()
+	f.RedeliveryHorizon, f.History = -1, true
+	return f
+}
+
+func TestADriverWithHistoryAsksForNumbers(t *testing.T) {
+	b := tidings.New(&endless{randomDriver{newRandomBroker()}}, &tidings.Options{Logger: discard(), Claims: &sharedClaims{}})
+	_ = b.Module("numbers").Subscribe("reader", nil, numberChosen.On(nothing))
+	err := b.Run(t.Context())
+	for _, want := range []string{"Options.RedeliveryHorizon", "say with StartAt where the subscription begins", "tidings.StartBeginning", "tidings.StartNow"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Run does not ask for %s: %v", want, err)
+		}
 	}
 }

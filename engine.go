@@ -374,6 +374,16 @@ func (s *subscription) next(l *lane, i *item, v verdict, t *tree, more bool) (ag
 	return false
 }
 
+// repeats reports whether any reaction is to a repeatable event.
+func (s *subscription) repeats() bool {
+	for _, r := range s.reactions {
+		if r.definition.occurrence == Repeatable {
+			return true
+		}
+	}
+	return false
+}
+
 // reactionTo returns the reaction to an event type, or nil.
 func (s *subscription) reactionTo(eventType string) *Reaction {
 	if s.only != nil {

@@ -282,8 +282,8 @@ func (i *item) claimRequest() driver.ClaimRequest {
 	}
 	if d := i.reaction.definition; d.occurrence == Once && i.aggregateID != "" {
 		r.Keep = d.keep
-	} else if horizon := s.bus.features.RedeliveryHorizon; horizon > 0 {
-		r.Keep = horizon
+	} else {
+		r.Keep = max(cmp.Or(s.bus.options.RedeliveryHorizon, s.bus.features.RedeliveryHorizon), 0)
 	}
 	return r
 }

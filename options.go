@@ -51,6 +51,12 @@ type Options struct {
 	// Observers are told what happens.
 	Observers []Observer
 
+	// RedeliveryHorizon is how long after its publication a repeatable event may
+	// still be delivered again: a durable claims store forgets its key after
+	// that. 0 means what the driver says; where the driver knows no end, a bus
+	// with a durable store asks for it.
+	RedeliveryHorizon time.Duration
+
 	// Source names the service on the wire. Empty means absent.
 	Source string
 
@@ -87,6 +93,9 @@ func (o *Options) withDefaults() Options {
 func (o *Options) complaints() (errs []error) {
 	if o.DrainTimeout < 0 {
 		errs = append(errs, fmt.Errorf("Options.DrainTimeout is %v: it must not be negative", o.DrainTimeout))
+	}
+	if o.RedeliveryHorizon < 0 {
+		errs = append(errs, fmt.Errorf("Options.RedeliveryHorizon is %v: it must not be negative", o.RedeliveryHorizon))
 	}
 	if o.LocalClaims < 0 {
 		errs = append(errs, fmt.Errorf("Options.LocalClaims is %d: it must not be negative", o.LocalClaims))

@@ -70,12 +70,15 @@ func brokers(t testing.TB, variable string) []string {
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.After(patience)
+	look := time.NewTicker(2 * time.Millisecond)
+	defer look.Stop()
 	for !condition() {
-		if time.Now().After(deadline) {
+		select {
+		case <-look.C:
+		case <-deadline:
 			t.Fatalf("not within %v: %s", patience, what)
 		}
-		time.Sleep(2 * time.Millisecond) // between two looks at a condition
 	}
 }
 
