@@ -11,6 +11,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // topics is what the driver knows of topics that exist.
@@ -94,20 +95,25 @@ func (d *Driver) missing(name string) error {
 	return fmt.Errorf("kafka: topic %s does not exist: create it, or set Options.Provision to ProvisionAlways: %w", name, kerr.UnknownTopicOrPartition)
 }
 
-// exists asks the broker for one topic.
+// exists asks the broker for one topic, past every cache of the client.
 func (d *Driver) exists(ctx context.Context, name string) (bool, error) {
-	metadata, err := d.admin.Metadata(ctx, name)
+	request := kmsg.NewPtrMetadataRequest()
+	topic := kmsg.NewMetadataRequestTopic()
+	topic.Topic = &name
+	request.Topics = append(request.Topics, topic)
+	answer, err := request.RequestWith(ctx, d.client)
 	if err != nil {
 		return false, d.explain("topic "+name, err)
 	}
-	detail, ok := metadata.Topics[name]
-	switch {
-	case !ok || errors.Is(detail.Err, kerr.UnknownTopicOrPartition):
-		return false, nil
-	case detail.Err != nil && !errors.Is(detail.Err, kerr.LeaderNotAvailable):
-		return false, d.explain("topic "+name, detail.Err)
+	for _, topic := range answer.Topics {
+		switch err := kerr.ErrorForCode(topic.ErrorCode); {
+		case err == nil, errors.Is(err, kerr.LeaderNotAvailable):
+			return true, nil
+		case !errors.Is(err, kerr.UnknownTopicOrPartition):
+			return false, d.explain("topic "+name, err)
+		}
 	}
-	return true, nil
+	return false, nil
 }
 
 // create makes a topic and waits until the broker shows it. A topic that
