@@ -78,9 +78,10 @@ type partition struct {
 	revoking  bool // nothing more is delivered; settling goes on
 	gone      bool // no longer owned
 	leader    int32
-	version   int64 // changes of the window that a commit shows
-	committed int64 // the version that was committed
-	position  int64 // fetched from the broker, -1 for none
+	version   int64     // changes of the window that a commit shows
+	committed int64     // the version that was committed
+	moved     time.Time // when the window was first seen ahead of its commit
+	position  int64     // fetched from the broker, -1 for none
 	fetched   bool
 	epoch     int32 // of the leader, as committed
 	metadata  string
@@ -258,8 +259,36 @@ func (c *consumer) feed(ctx context.Context) {
 		for _, p := range c.all() {
 			next = min(next, p.again())
 		}
+		if c.late(ctx) {
+			next = min(next, lateCommit)
+		}
 		timer.Reset(next)
 	}
+}
+
+// late commits windows that have waited for a settlement long enough. It
+// reports whether one has to be looked at again.
+func (c *consumer) late(ctx context.Context) (again bool) {
+	now := time.Now()
+	var due bool
+	for _, p := range c.all() {
+		p.mu.Lock()
+		switch {
+		case p.gone || p.revoking || p.version == p.committed:
+			p.moved = time.Time{}
+		case p.moved.IsZero():
+			p.moved, again = now, true
+		case now.Sub(p.moved) >= lateCommit:
+			p.moved, due = time.Time{}, true
+		default:
+			again = true
+		}
+		p.mu.Unlock()
+	}
+	if due && c.commit(ctx, true) != nil {
+		again = true // a later settlement tells; this one only saves it work
+	}
+	return again
 }
 
 func (c *consumer) wake() {

@@ -33,7 +33,7 @@ func (p *partition) accept(records []*kgo.Record) {
 // releases mu.
 func (p *partition) hand(records []*kgo.Record) {
 	places := make([]place, 0, len(records))
-	taken := 0
+	taken, base := 0, p.window.base
 	for _, r := range records {
 		if p.window.bytes >= p.consumer.maxBytes {
 			break
@@ -54,6 +54,10 @@ func (p *partition) hand(records []*kgo.Record) {
 		}
 		places = append(places, place{partition: p, record: r, size: size})
 	}
+	if p.window.base != base && len(places) == 0 {
+		p.version++ // moved by what nobody settles
+		p.consumer.wake()
+	}
 	p.backlog = slices.Clone(records[taken:])
 	paused := !p.paused && (len(p.backlog) > 0 || p.full())
 	if paused {
@@ -71,6 +75,12 @@ func (p *partition) hand(records []*kgo.Record) {
 			Text: "the window of unfinished events is full: nothing more of this partition is fetched until the oldest is finished"})
 	}
 }
+
+// lateCommit is how long a window that moved without a settlement (over markers
+// of transactions, or over what was finished before a restart) waits for one
+// to be committed with. Without it an idle position would stay behind the log's
+// end until retention passes it.
+const lateCommit = time.Second
 
 func (p *partition) full() bool {
 	return p.window.length() >= p.consumer.maxEvents || p.window.bytes >= p.consumer.maxBytes

@@ -22,7 +22,7 @@ const patience = 15 * time.Second
 // newCluster starts a broker inside the process.
 func newCluster(t testing.TB, options ...kfake.Opt) *kfake.Cluster {
 	t.Helper()
-	options = append([]kfake.Opt{kfake.NumBrokers(1), kfake.BrokerConfigs(map[string]string{
+	options = append([]kfake.Opt{kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100 * time.Millisecond), kfake.BrokerConfigs(map[string]string{
 		"group.initial.rebalance.delay.ms": "0",
 	})}, options...)
 	cluster, err := kfake.NewCluster(options...)
@@ -185,6 +185,7 @@ func start(t testing.TB, d *Driver, s driver.Subscription, with *sink) *running 
 	select {
 	case <-with.joined:
 	case err := <-r.err:
+		r.err <- nil
 		t.Fatalf("Run ended before it joined: %v", err)
 	case <-time.After(patience):
 		t.Fatal("not joined")

@@ -1,0 +1,714 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// committedOffset is what the group has stored for a partition, -1 for nothing.
+func committedOffset(t testing.TB, d *Driver, group, topic string, partition int32) int64 {
+	t.Helper()
+	stored, err := d.storedPositions(t.Context(), group, []string{topic})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at, ok := stored[topic][partition]; ok {
+		return at.At
+	}
+	return -1
+}
+
+func TestStartUnsetIsRefused(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs())
+	s := subscription("x.y", "a.b.c")
+	s.StartAt = driver.StartAt{}
+	_, err := d.Subscribe(t.Context(), s, newSink())
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, part := range []string{"kafka: ", "x.y", "events.a-b-c", "StartAt Beginning", "StartAt Now"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("no %q in %v", part, err)
+		}
+	}
+	// One that has a position needs nothing.
+	start(t, d, subscription("x.y", "a.b.c"), newSink()).close(t)
+	start(t, d, s, newSink())
+}
+
+func TestStartNowIsPinned(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) { o.Partitions = 3 })
+	publish(t, d, message("a.b.c", "k", "before"))
+	now := subscription("x.y", "a.b.c")
+	now.StartAt.Mode = driver.StartNow
+	s := newSink()
+	r := start(t, d, now, s)
+	publish(t, d, message("a.b.c", "k", "after"))
+	eventually(t, "a delivery", func() bool { return s.count() > 0 })
+	r.close(t) // nothing was settled
+	publish(t, d, message("a.b.c", "k", "while away"))
+
+	s = newSink()
+	start(t, d, now, s)
+	eventually(t, "both", func() bool { return s.count() == 2 })
+	if got := s.bodies(); got != "after while away" {
+		t.Fatalf("got %s", got)
+	}
+}
+
+// TestStartNowOfSeveral: whoever says that it joined misses nothing published
+// from then on, also when another member owns the partition.
+func TestStartNowOfSeveral(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) { o.Partitions = 4 })
+	publish(t, d, numbered("a.b.c", "old", 0, 3)...)
+	now := subscription("x.y", "a.b.c")
+	now.StartAt.Mode = driver.StartNow
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	want := make(map[string]bool)
+	var sinks []*sink
+	for n := range 6 {
+		other := newDriver(t, cluster.ListenAddrs())
+		s := newSink()
+		sinks = append(sinks, s)
+		all.Go(func() {
+			start(t, other, now, s)
+			body := fmt.Sprint("after ", n)
+			mu.Lock()
+			want[body] = true
+			mu.Unlock()
+			publish(t, d, message("a.b.c", fmt.Sprint("key-", n), body))
+		})
+	}
+	all.Wait()
+	eventually(t, "all six", func() bool {
+		got := make(map[string]bool)
+		for _, s := range sinks {
+			for _, d := range s.got() {
+				got[string(d.Body)] = true
+			}
+		}
+		for body := range want {
+			if !got[body] {
+				return false
+			}
+		}
+		return true
+	})
+	for _, s := range sinks {
+		for _, d := range s.got() {
+			if d.Key == "old" {
+				t.Fatalf("%s was published before", d.Body)
+			}
+		}
+	}
+}
+
+func TestStartAtTime(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	publish(t, d, message("a.b.c", "k", "early"))
+	c := client(t, cluster.ListenAddrs())
+	for n, at := range []string{"2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z", "2026-03-01T00:00:00Z"} {
+		when, err := time.Parse(time.RFC3339, at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.ProduceSync(t.Context(), &kgo.Record{Topic: "events.d-e-f", Value: []byte(fmt.Sprint(n)), Timestamp: when}).FirstErr(); err != nil {
+			if n > 0 || cluster.CreateTopic("events.d-e-f", 1, nil) != nil {
+				t.Fatal(err)
+			}
+			if err := c.ProduceSync(t.Context(), &kgo.Record{Topic: "events.d-e-f", Value: []byte(fmt.Sprint(n)), Timestamp: when}).FirstErr(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s, from := newSink(), subscription("x.y", "d.e.f")
+	from.StartAt = driver.StartAt{Mode: driver.StartTime, Time: time.Date(2026, 1, 15, 0, 0, 0, 0, time.UTC)}
+	start(t, d, from, s)
+	eventually(t, "two", func() bool { return s.count() == 2 })
+	if got := s.bodies(); got != "1 2" {
+		t.Fatalf("got %s", got)
+	}
+}
+
+func TestAddedPartitionIsReadFromItsBeginning(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	publish(t, d, message("a.b.c", "k", "before"))
+	now := subscription("x.y", "a.b.c")
+	now.StartAt.Mode = driver.StartNow
+	start(t, d, now, newSink()).close(t)
+	c := client(t, cluster.ListenAddrs(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(10*time.Millisecond))
+	if _, err := kadm.NewClient(c).CreatePartitions(t.Context(), 1, "events.a-b-c"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a record in the new partition", func() bool {
+		return c.ProduceSync(t.Context(), &kgo.Record{Topic: "events.a-b-c", Partition: 1, Value: []byte("added")}).FirstErr() == nil
+	})
+	s := newSink()
+	start(t, d, now, s)
+	eventually(t, "the record", func() bool { return s.count() > 0 })
+	if got := s.bodies(); got != "added" {
+		t.Fatalf("got %s", got)
+	}
+}
+
+func TestWindowPausesAndResumes(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	publish(t, d, message("a.b.c", "k0", "0"))
+	var messages []driver.Message
+	for n := 1; n < 200; n++ {
+		messages = append(messages, message("a.b.c", fmt.Sprint("k", n), fmt.Sprint(n)))
+	}
+	publish(t, d, messages...)
+	for name, change := range map[string]func(*driver.Subscription){
+		"events": func(s *driver.Subscription) { s.MaxEvents = 10 },
+		"bytes":  func(s *driver.Subscription) { s.MaxBytes = 150 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			sub := subscription("x."+name, "a.b.c")
+			change(&sub)
+			s := newSink()
+			r := start(t, d, sub, s)
+			eventually(t, "a full window", func() bool { return s.reported(driver.ReportPaused) == 1 })
+			full := s.count()
+			if full < 5 || full > 15 {
+				t.Fatalf("%d deliveries", full)
+			}
+			r.finish(t, s.got()[1:]...)
+			if name == "events" && s.count() != full {
+				t.Fatalf("%d deliveries while the first is unfinished", s.count())
+			}
+			done := full
+			r.finish(t, s.got()[0])
+			for done < 200 {
+				eventually(t, "more deliveries", func() bool { return s.count() > done })
+				all := s.got()
+				if len(all) > done+15 {
+					t.Fatalf("%d unfinished", len(all)-done)
+				}
+				r.finish(t, all[done:]...)
+				done = len(all)
+			}
+			for n, got := range s.got() {
+				if string(got.Body) == "" || got.Ref.Position() != fmt.Sprintf("events.a-b-c/0/%d", n) {
+					t.Fatalf("delivery %d is %s", n, got.Ref.Position())
+				}
+			}
+			if s.reported(driver.ReportResumed) == 0 {
+				t.Error("resuming was not reported")
+			}
+			if got := committedOffset(t, d, "x."+name, "events.a-b-c", 0); got != 200 {
+				t.Errorf("committed %d", got)
+			}
+		})
+	}
+}
+
+func TestGapsDoNotHoldTheCommit(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	publish(t, d, message("a.b.c", "k", "0"))
+	transactional := client(t, cluster.ListenAddrs(), kgo.TransactionalID("t"), kgo.DefaultProduceTopic("events.a-b-c"))
+	for n, commit := range []kgo.TransactionEndTry{kgo.TryCommit, kgo.TryAbort, kgo.TryCommit} {
+		if err := transactional.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		if err := transactional.ProduceSync(t.Context(), kgo.StringRecord(fmt.Sprint("t", n)), kgo.StringRecord(fmt.Sprint("u", n))).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		if err := transactional.EndTransaction(t.Context(), commit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := newSink()
+	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	eventually(t, "five", func() bool { return s.count() == 5 })
+	if got := s.bodies(); got != "0 t0 u0 t2 u2" {
+		t.Fatalf("got %s", got)
+	}
+	r.finish(t, s.got()...)
+	end := cluster.PartitionInfo("events.a-b-c", 0).HighWatermark
+	eventually(t, "a commit up to the end of the log, markers included", func() bool {
+		return committedOffset(t, d, "x.y", "events.a-b-c", 0) == end
+	})
+}
+
+func TestReleasedComesAgain(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	s := newSink()
+	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	publish(t, d, numbered("a.b.c", "k", 0, 3)...)
+	eventually(t, "three", func() bool { return s.count() == 3 })
+	all := s.got()
+	released := []driver.Settlement{{Ref: all[1].Ref, Source: all[1].Source, Outcome: driver.Released, After: 50 * time.Millisecond}}
+	began := time.Now()
+	for range 2 { // the same settlement twice counts once
+		if err := r.Settle(t.Context(), released); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.finish(t, all[0], all[2])
+	eventually(t, "it again", func() bool { return s.count() == 4 })
+	if took := time.Since(began); took < 50*time.Millisecond {
+		t.Errorf("after %v", took)
+	}
+	if got := s.bodies(); got != "0 1 2 1" {
+		t.Fatalf("got %s", got)
+	}
+	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 1 {
+		t.Fatalf("committed %d", got)
+	}
+	r.finish(t, s.got()[3])
+	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 3 {
+		t.Fatalf("committed %d", got)
+	}
+}
+
+func TestSettleReturnsTheFailureOfACommit(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	s := newSink()
+	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	publish(t, d, numbered("a.b.c", "k", 0, 3)...)
+	eventually(t, "three", func() bool { return s.count() == 3 })
+	cluster.ControlKey(int16(kmsg.OffsetCommit), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		asked := request.(*kmsg.OffsetCommitRequest)
+		answer := asked.ResponseKind().(*kmsg.OffsetCommitResponse)
+		for _, topic := range asked.Topics {
+			to := kmsg.NewOffsetCommitResponseTopic()
+			to.Topic, to.TopicID = topic.Topic, topic.TopicID
+			for _, p := range topic.Partitions {
+				to.Partitions = append(to.Partitions, kmsg.OffsetCommitResponseTopicPartition{Partition: p.Partition, ErrorCode: kerr.OffsetMetadataTooLarge.Code})
+			}
+			answer.Topics = append(answer.Topics, to)
+		}
+		return answer, nil, true
+	})
+	err := r.Settle(t.Context(), finished(s.got()...))
+	if !errors.Is(err, kerr.OffsetMetadataTooLarge) || !strings.Contains(err.Error(), "events.a-b-c/0") {
+		t.Fatalf("Settle: %v", err)
+	}
+	for range 2 {
+		r.finish(t, s.got()...)
+	}
+	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 3 {
+		t.Fatalf("committed %d", got)
+	}
+}
+
+func TestSettleAfterRunAndCloseCommitsNothing(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	s := newSink()
+	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	publish(t, d, numbered("a.b.c", "k", 0, 3)...)
+	eventually(t, "three", func() bool { return s.count() == 3 })
+	r.cancel()
+	if err := <-r.err; err != nil {
+		t.Fatal(err)
+	}
+	r.err <- nil
+	r.finish(t, s.got()[0])
+	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 1 {
+		t.Fatalf("committed %d", got)
+	}
+	var commits atomic.Int32
+	cluster.ControlKey(int16(kmsg.OffsetCommit), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		commits.Add(1)
+		return nil, nil, false
+	})
+	publish(t, d, message("a.b.c", "k", "late"))
+	r.close(t)
+	if commits.Load() != 0 || s.count() != 3 || len(s.revoked) != 0 {
+		t.Fatalf("after Run: %d commits, %d deliveries, revoked %v", commits.Load(), s.count(), s.revoked)
+	}
+	if info := cluster.GroupInfo("x.y"); info != nil && len(info.Members) != 0 {
+		t.Fatalf("members are left: %+v", info.Members)
+	}
+	if err := r.Close(t.Context()); err != nil {
+		t.Fatalf("a second Close: %v", err)
+	}
+}
+
+func TestOffsetOutOfRangeStops(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	s := newSink()
+	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	publish(t, d, numbered("a.b.c", "k", 0, 10)...)
+	eventually(t, "ten", func() bool { return s.count() == 10 })
+	r.finish(t, s.got()[:3]...)
+	r.close(t)
+	if err := cluster.DeleteRecords("events.a-b-c", 0, 7); err != nil {
+		t.Fatal(err)
+	}
+	s = newSink()
+	c, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err = c.Run(ctx)
+	if !errors.Is(err, kerr.OffsetOutOfRange) {
+		t.Fatalf("Run: %v", err)
+	}
+	for _, part := range []string{"kafka: ", "subscription x.y", "events.a-b-c/0", "position 3", "reset-offsets"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("no %q in %v", part, err)
+		}
+	}
+	if s.count() != 0 {
+		t.Errorf("delivered %s", s.bodies())
+	}
+	if err := c.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 3 {
+		t.Errorf("the position is now %d", got)
+	}
+}
+
+func TestRevokeWaitsAndSettles(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) { o.Partitions = 2 })
+	var messages []driver.Message
+	for n := range 40 {
+		messages = append(messages, message("a.b.c", fmt.Sprint("k", n), fmt.Sprint(n)))
+	}
+	publish(t, d, messages...)
+	s := newSink()
+	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	eventually(t, "forty", func() bool { return s.count() == 40 })
+	settled := make(chan error, 10)
+	s.mu.Lock()
+	s.revoke = func(ctx context.Context, sources []driver.Source) {
+		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > 9*time.Second {
+			settled <- fmt.Errorf("bound %v", deadline)
+		}
+		var running []driver.Delivery
+		for _, d := range s.got() {
+			if d.Source == sources[0] {
+				running = append(running, d)
+			}
+		}
+		done := make(chan struct{})
+		go func() { // as the engine's settler does
+			settled <- r.Settle(ctx, finished(running[:len(running)-1]...))
+			close(done)
+		}()
+		<-done
+	}
+	s.mu.Unlock()
+
+	other := newDriver(t, cluster.ListenAddrs())
+	s2 := newSink()
+	start(t, other, subscription("x.y", "a.b.c"), s2)
+	eventually(t, "the one that was not finished", func() bool { return s2.count() >= 1 })
+	if err := <-settled; err != nil {
+		t.Fatalf("Settle during Revoke: %v", err)
+	}
+	if len(s.revoked) != 1 {
+		t.Fatalf("revoked %v", s.revoked)
+	}
+	publish(t, d, messages...)
+	eventually(t, "forty more", func() bool { return s.count()+s2.count() >= 81 })
+	var again []driver.Delivery
+	for _, d := range s2.got() {
+		if d.Source.Name != s.revoked[0].Name {
+			t.Fatalf("the second has %v", d.Source)
+		}
+		if len(again) == 0 || again[0].Ref.Position() != d.Ref.Position() {
+			again = append(again, d)
+		}
+	}
+	var last string
+	for _, d := range s.got()[:40] {
+		if d.Source == s.revoked[0] {
+			last = d.Ref.Position()
+		}
+	}
+	if again[0].Ref.Position() != last {
+		t.Errorf("came again %s, unfinished was %s", again[0].Ref.Position(), last)
+	}
+	if s.reported(driver.ReportRevoked) != 1 || s2.reported(driver.ReportAssigned) != 1 {
+		t.Error("the change was not reported")
+	}
+	// Late settlements of what was given up are dropped.
+	r.finish(t, s.got()[:40]...)
+	if got := committedOffset(t, d, "x.y", "events.a-b-c", again[0].Ref.(*place).partition.number); got >= 20 {
+		t.Errorf("a late settlement moved the position to %d", got)
+	}
+}
+
+func TestRevokeIsBounded(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) {
+		o.Partitions, o.RebalanceTimeout, o.RevokeMargin = 2, 2*time.Second, 1500*time.Millisecond
+	})
+	s := newSink()
+	ended := make(chan struct{})
+	s.revoke = func(ctx context.Context, _ []driver.Source) {
+		<-ctx.Done()
+		close(ended)
+	}
+	start(t, d, subscription("x.y", "a.b.c"), s)
+	other := newDriver(t, cluster.ListenAddrs())
+	s2 := newSink()
+	start(t, other, subscription("x.y", "a.b.c"), s2)
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the bound did not come")
+	}
+	eventually(t, "the second owns one", func() bool { return s2.reported(driver.ReportAssigned) == 1 })
+}
+
+func TestLost(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single, func(o *Options) { o.SessionTimeout = 600 * time.Millisecond })
+	s := newSink()
+	sub := subscription("x.y", "a.b.c")
+	r := start(t, d, sub, s)
+	publish(t, d, numbered("a.b.c", "k", 0, 3)...)
+	eventually(t, "three", func() bool { return s.count() == 3 })
+	r.finish(t, s.got()[1])
+	var times atomic.Int32
+	cluster.ControlKey(int16(kmsg.Heartbeat), func(request kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if times.Add(1) > 1 {
+			return nil, nil, false
+		}
+		answer := request.ResponseKind().(*kmsg.HeartbeatResponse)
+		answer.ErrorCode = kerr.UnknownMemberID.Code
+		return answer, nil, true
+	})
+	eventually(t, "lost", func() bool { return s.reported(driver.ReportLost) == 1 })
+	eventually(t, "what was unfinished again", func() bool { return s.count() == 5 })
+	if got := s.bodies(); got != "0 1 2 0 2" {
+		t.Fatalf("got %s", got)
+	}
+	if first, second := s.got()[0].Source, s.got()[4].Source; second.Epoch <= first.Epoch || s.lost[0] != first {
+		t.Fatalf("epochs %v, %v, lost %v", first, second, s.lost)
+	}
+	r.finish(t, s.got()[0], s.got()[2]) // of the earlier ownership
+	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 0 {
+		t.Fatalf("an earlier ownership moved the position to %d", got)
+	}
+	r.finish(t, s.got()[3:]...)
+	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 3 {
+		t.Fatalf("committed %d", got)
+	}
+}
+
+func TestOutage(t *testing.T) {
+	cluster := newCluster(t)
+	var down atomic.Bool
+	var mu sync.Mutex
+	var open []net.Conn
+	dial := kgo.Dialer(func(ctx context.Context, network, host string) (net.Conn, error) {
+		if down.Load() {
+			return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("connection refused")}
+		}
+		c, err := (&net.Dialer{}).DialContext(ctx, network, host)
+		if err == nil {
+			mu.Lock()
+			open = append(open, c)
+			mu.Unlock()
+		}
+		return c, err
+	})
+	d := newDriver(t, cluster.ListenAddrs(), single, func(o *Options) {
+		o.ClientOptions = append(o.ClientOptions, dial)
+		o.SessionTimeout = 900 * time.Millisecond
+	})
+	s := newSink()
+	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	publish(t, d, message("a.b.c", "k", "0"))
+	eventually(t, "one", func() bool { return s.count() == 1 })
+	r.finish(t, s.got()...)
+	down.Store(true)
+	mu.Lock()
+	for _, c := range open {
+		c.Close()
+	}
+	mu.Unlock()
+	eventually(t, "an outage", func() bool { return s.reported(driver.ReportOutage) == 1 })
+	down.Store(false)
+	eventually(t, "its end", func() bool { return s.reported(driver.ReportRecovered) == 1 })
+	publish(t, d, message("a.b.c", "k", "1"))
+	eventually(t, "another", func() bool { return s.count() == 2 })
+	if got := s.bodies(); got != "0 1" {
+		t.Fatalf("got %s", got)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, report := range s.reports {
+		if report.Kind == driver.ReportRecovered && report.Duration < 500*time.Millisecond {
+			t.Errorf("recovered after %v", report.Duration)
+		}
+	}
+}
+
+func TestSubscribeMissingTopics(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) { o.Provision = ProvisionNever })
+	_, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c", "d.e.f"), newSink())
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, part := range []string{"events.a-b-c ", "events.d-e-f ", "events.a-b-c.x.y.dead", "events.d-e-f.x.y.dead", "subscription x.y"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("no %q in %v", part, err)
+		}
+	}
+	for name, s := range map[string]driver.Subscription{
+		"no channel":     subscription("x.y"),
+		"illegal":        subscription("x y", "a.b.c"),
+		"too long":       subscription(strings.Repeat("x", 240), "a.b.c"),
+		"the same topic": subscription("x.y", "a.b-c", "a.b.c"),
+	} {
+		if _, err := d.Subscribe(t.Context(), s, newSink()); err == nil || !strings.HasPrefix(err.Error(), "kafka: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestSubscribeTwice(t *testing.T) {
+	cluster := newCluster(t)
+	d := newDriver(t, cluster.ListenAddrs(), single)
+	r := start(t, d, subscription("x.y", "a.b.c"), newSink())
+	if _, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), newSink()); err == nil || !strings.Contains(err.Error(), "exists already") {
+		t.Errorf("twice: %v", err)
+	}
+	if err := r.Run(t.Context()); !errors.Is(err, errRunOnce) {
+		t.Errorf("Run twice: %v", err)
+	}
+	never, err := d.Subscribe(t.Context(), subscription("x.z", "a.b.c"), newSink())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := never.Close(t.Context()); err != nil {
+		t.Errorf("Close without Run: %v", err)
+	}
+}
+
+// TestRebalancingLosesNothing: members come and go while events are published;
+// per key each is finished in order, and none is skipped.
+func TestRebalancingLosesNothing(t *testing.T) {
+	cluster := newCluster(t)
+	publisher := newDriver(t, cluster.ListenAddrs(), func(o *Options) { o.Partitions = 6 })
+	publish(t, publisher, message("a.b.c", "warm", "0"))
+	const keys, each = 20, 60
+	var mu sync.Mutex
+	seen := make(map[string]int) // by key: the highest number that was settled in order
+	total := make(map[string]bool)
+	member := func() *running {
+		d := newDriver(t, cluster.ListenAddrs())
+		s := newSink()
+		work := make(chan []driver.Delivery, 10_000)
+		var c atomic.Pointer[running]
+		ready := make(chan struct{})
+		s.deliver = func(deliveries []driver.Delivery) { work <- append([]driver.Delivery(nil), deliveries...) }
+		var handler sync.WaitGroup
+		idle := make(chan chan struct{})
+		stop := make(chan struct{})
+		handler.Go(func() {
+			<-ready
+			gone := make(map[driver.Source]bool)
+			for {
+				select {
+				case batch := <-work:
+					var done []driver.Delivery
+					for _, d := range batch {
+						s.mu.Lock()
+						for _, r := range append(s.revoked, s.lost...) {
+							gone[r] = true
+						}
+						s.mu.Unlock()
+						if gone[d.Source] {
+							continue
+						}
+						mu.Lock()
+						var n int
+						if _, err := fmt.Sscan(string(d.Body), &n); err == nil && d.Key != "warm" {
+							if n > seen[d.Key]+1 {
+								t.Errorf("key %s: %d after %d", d.Key, n, seen[d.Key])
+							}
+							seen[d.Key] = max(seen[d.Key], n)
+							total[d.Key+"/"+string(d.Body)] = true
+						}
+						mu.Unlock()
+						done = append(done, d)
+					}
+					if err := c.Load().Settle(context.Background(), finished(done...)); err != nil {
+						t.Logf("Settle: %v", err) // it will come again
+					}
+				case answer := <-idle:
+					close(answer)
+				case <-stop:
+					return
+				}
+			}
+		})
+		s.revoke = func(context.Context, []driver.Source) {
+			answer := make(chan struct{})
+			select {
+			case idle <- answer:
+				<-answer
+			case <-stop:
+			}
+		}
+		r := start(t, d, subscription("x.y", "a.b.c"), s)
+		c.Store(r)
+		close(ready)
+		t.Cleanup(func() {
+			r.cancel()
+			close(stop)
+			handler.Wait()
+		})
+		return r
+	}
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for n := 1; n <= each; n++ {
+			var messages []driver.Message
+			for key := range keys {
+				messages = append(messages, message("a.b.c", fmt.Sprint("k", key), fmt.Sprint(n)))
+			}
+			publish(t, publisher, messages...)
+		}
+	})
+	first := member()
+	member()
+	first.close(t)
+	member()
+	publishing.Wait()
+	eventually(t, "all events", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(total) == keys*each
+	})
+}
