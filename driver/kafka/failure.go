@@ -52,15 +52,18 @@ func (d *Driver) cause(err error) string {
 	case errors.Is(err, kerr.InvalidReplicationFactor):
 		return "the cluster has fewer brokers than Options.ReplicationFactor asks for"
 	}
+	// The client tells these apart in words only.
+	if strings.Contains(err.Error(), "tls alert record") {
+		return fmt.Sprintf("%s expects TLS at this port, and Options.TLS is not set", brokers)
+	}
 	if _, ok := errors.AsType[*kgo.ErrFirstReadEOF](err); ok {
 		switch {
 		case o.TLS == nil:
 			return fmt.Sprintf("%s closed the connection at once: it probably expects TLS (Options.TLS is not set) or SASL (Options.SASL is %s)", brokers, o.SASL)
-		case o.SASL.Mechanism == "":
-			return fmt.Sprintf("%s closed the connection at once: it probably expects SASL, and Options.SASL is not set", brokers)
-		default:
-			return fmt.Sprintf("%s closed the connection at once: SASL is %s, TLS is on", brokers, o.SASL)
+		case strings.Contains(err.Error(), "after a dial"):
+			return fmt.Sprintf("%s closed the connection at once: it probably does not speak TLS at this port, and Options.TLS is set", brokers)
 		}
+		return fmt.Sprintf("%s closed the connection at once: it probably expects SASL, and Options.SASL is %s", brokers, o.SASL)
 	}
 	if dial, ok := errors.AsType[*net.OpError](err); ok && dial.Op == "dial" {
 		return fmt.Sprintf("%s cannot be reached", brokers)

@@ -125,16 +125,21 @@ func (c *consumer) storedPositions(ctx context.Context) (map[string]map[int32]ka
 }
 
 func (d *Driver) storedPositions(ctx context.Context, group string, topics []string) (map[string]map[int32]kadm.Offset, error) {
-	answer, err := d.admin.FetchOffsetsForTopics(ctx, group, topics...)
-	if err == nil {
-		err = answer.Error()
-	}
+	answer, err := d.admin.FetchOffsets(ctx, group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 		return nil, d.explain("positions of group "+group, err)
 	}
 	stored := make(map[string]map[int32]kadm.Offset)
+	var failed error // a position that cannot be read is not one that is missing
 	answer.Each(func(o kadm.OffsetResponse) {
-		if o.Err != nil || o.At < 0 {
+		if !slices.Contains(topics, o.Topic) {
+			return
+		}
+		if o.Err != nil {
+			failed = d.explain(fmt.Sprintf("position of group %s in %s", group, sourceName(o.Topic, o.Partition)), o.Err)
+			return
+		}
+		if o.At < 0 {
 			return
 		}
 		if stored[o.Topic] == nil {
@@ -142,7 +147,7 @@ func (d *Driver) storedPositions(ctx context.Context, group string, topics []str
 		}
 		stored[o.Topic][o.Partition] = o.Offset
 	})
-	return stored, nil
+	return stored, failed
 }
 
 // knownTopics lists the topics in which the group has a position.
