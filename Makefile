@@ -33,7 +33,7 @@ bench: ## Measure against the floor and the raw client, in one run
 
 .PHONY: mutants
 mutants: ## Break the code on purpose and see that a test notices
-	scripts/mutants
+	go run ./scripts/mutants
 
 .PHONY: cut
 cut: ## Rehearse the cut into several Go modules
