@@ -164,7 +164,7 @@ func TestFirstMark(t *testing.T) {
 					if got := firstMark(text, 0); got != want {
 						t.Fatalf("the first mark of %q is at %d, want %d", text, got, want)
 					}
-					for want = 0; want < size && text[want] < 0x80 && !(text[want] < ' ' || text[want] == '"' || text[want] == '\\'); {
+					for want = 0; want < size && text[want] < 0x80 && text[want] >= ' ' && text[want] != '"' && text[want] != '\\'; {
 						want++
 					}
 					if got := firstEscape(string(text), 0); got != want {

@@ -73,6 +73,8 @@ type partition struct {
 	mu        sync.Mutex
 	window    *window
 	backlog   []*kgo.Record // polled and not delivered, because the window was full
+	since     time.Time     // since when the backlog is not empty
+	kept      int           // size of the backlog
 	returned  []*place      // released, by the time they are due
 	paused    bool
 	revoking  bool // nothing more is delivered; settling goes on

@@ -21,12 +21,55 @@ func (p *partition) accept(records []*kgo.Record) {
 		p.mu.Unlock()
 		return
 	}
-	if len(p.backlog) > 0 {
-		p.backlog = append(p.backlog, records...)
-		p.mu.Unlock()
+	if len(p.backlog) == 0 {
+		p.hand(records)
 		return
 	}
-	p.hand(records)
+	p.keep(records)
+	paused := p.pauseIfFull(time.Now())
+	unfinished := p.window.length()
+	p.mu.Unlock()
+	p.reportPaused(paused, unfinished)
+}
+
+// keep holds records until there is room. The caller holds mu.
+func (p *partition) keep(records []*kgo.Record) {
+	if len(p.backlog) == 0 {
+		p.since, p.kept = time.Now(), 0
+	}
+	p.backlog = append(p.backlog, records...)
+	for _, r := range records {
+		p.kept += recordSize(r)
+	}
+}
+
+const (
+	// pauseAfter is how long a window may be full before fetching pauses: a
+	// client that pauses drops what it has fetched, so a moment is waited out.
+	pauseAfter = 50 * time.Millisecond
+	// maxKept is how much may wait in memory meanwhile, beside the last fetch.
+	maxKept = 4 << 20
+)
+
+// pauseIfFull stops fetching when records have waited too long or are too many.
+// The caller holds mu.
+func (p *partition) pauseIfFull(now time.Time) (paused bool) {
+	if p.paused || len(p.backlog) == 0 {
+		return false
+	}
+	if now.Sub(p.since) < pauseAfter && p.kept < maxKept && len(p.backlog) < p.consumer.maxEvents {
+		return false
+	}
+	p.paused = true
+	p.consumer.client.PauseFetchPartitions(map[string][]int32{p.topic: {p.number}})
+	return true
+}
+
+func (p *partition) reportPaused(paused bool, unfinished int) {
+	if paused {
+		p.consumer.sink.Report(driver.Report{Kind: driver.ReportPaused, Source: p.source, Count: unfinished,
+			Text: "the window of unfinished events is full: nothing more of this partition is fetched until the oldest is finished"})
+	}
 }
 
 // hand delivers what fits and keeps the rest. The caller holds both locks; hand
@@ -58,22 +101,19 @@ func (p *partition) hand(records []*kgo.Record) {
 		p.version++ // moved by what nobody settles
 		p.consumer.wake()
 	}
-	p.backlog = slices.Clone(records[taken:])
-	paused := !p.paused && (len(p.backlog) > 0 || p.full())
-	if paused {
-		p.paused = true
-		p.consumer.client.PauseFetchPartitions(map[string][]int32{p.topic: {p.number}})
+	p.backlog = nil
+	if taken < len(records) {
+		p.keep(records[taken:])
+		p.consumer.wake() // to see whether it has to pause
 	}
+	paused := p.pauseIfFull(p.since)
 	unfinished := p.window.length()
 	p.mu.Unlock()
 	if len(places) > 0 {
 		p.consumer.sink.Deliver(context.Background(), p.convert(places))
 		clear(p.deliveries)
 	}
-	if paused {
-		p.consumer.sink.Report(driver.Report{Kind: driver.ReportPaused, Source: p.source, Count: unfinished,
-			Text: "the window of unfinished events is full: nothing more of this partition is fetched until the oldest is finished"})
-	}
+	p.reportPaused(paused, unfinished)
 }
 
 // lateCommit is how long a window that moved without a settlement (over markers
@@ -81,10 +121,6 @@ func (p *partition) hand(records []*kgo.Record) {
 // to be committed with. Without it an idle position would stay behind the log's
 // end until retention passes it.
 const lateCommit = time.Second
-
-func (p *partition) full() bool {
-	return p.window.length() >= p.consumer.maxEvents || p.window.bytes >= p.consumer.maxBytes
-}
 
 // roomy reports whether enough was finished to go on after a pause.
 func (p *partition) roomy() bool {
@@ -169,17 +205,25 @@ func (p *partition) again() (next time.Duration) {
 		clear(p.deliveries)
 		p.mu.Lock()
 	}
-	if p.gone || p.revoking || !p.paused || !p.roomy() {
+	if p.gone || p.revoking || !p.paused && len(p.backlog) == 0 {
 		p.mu.Unlock()
 		return next
 	}
-	if len(p.backlog) > 0 {
-		records := p.backlog
-		p.backlog = nil
-		p.hand(records)
+	if p.roomy() && len(p.backlog) > 0 {
+		p.hand(p.backlog)
 		p.mu.Lock()
 	}
-	resumed := !p.gone && !p.revoking && len(p.backlog) == 0 && !p.full()
+	if len(p.backlog) > 0 {
+		paused := !p.gone && !p.revoking && p.pauseIfFull(now)
+		if !p.paused {
+			next = min(next, pauseAfter)
+		}
+		unfinished := p.window.length()
+		p.mu.Unlock()
+		p.reportPaused(paused, unfinished)
+		return next
+	}
+	resumed := p.paused && !p.gone && !p.revoking && p.roomy()
 	if resumed {
 		p.paused = false
 		p.consumer.client.ResumeFetchPartitions(map[string][]int32{p.topic: {p.number}})

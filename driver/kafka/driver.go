@@ -67,7 +67,7 @@ func New(options Options) (*Driver, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(0),
 		kgo.ProducerBatchMaxBytesFn(d.batchLimit),
-		kgo.UnknownTopicRetries(1),
+		kgo.UnknownTopicRetries(5),
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: Options: %w", err)
@@ -137,7 +137,12 @@ func (d *Driver) GoString() string { return d.options.GoString() }
 // the channel with dashes for dots, after the namespace and a dot if there is
 // one. "identity.user.created" becomes "shop.events.identity-user-created".
 func (d *Driver) BrokerName(channel string) string {
-	return d.prefix() + "events." + strings.ReplaceAll(channel, ".", "-")
+	if name, ok := d.topics.names.Load(channel); ok {
+		return name.(string)
+	}
+	name := d.prefix() + "events." + strings.ReplaceAll(channel, ".", "-")
+	d.topics.names.Store(channel, name)
+	return name
 }
 
 // GroupName returns the consumer group of a subscription: its name, after the

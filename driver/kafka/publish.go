@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -42,8 +43,7 @@ type call struct {
 	driver  *Driver
 	ctx     context.Context
 	records []kgo.Record
-	next    []int32 // the following message of the same channel and key, or -1
-	first   []bool  // whether a message is the first of its run
+	steps   []step
 	wake    chan struct{}
 
 	mu      sync.Mutex
@@ -51,8 +51,14 @@ type call struct {
 	decided int
 	failed  bool
 	over    bool    // Publish has returned: results are no longer ours
-	sent    []bool  // handed to the client
 	ready   []int32 // to be sent next
+}
+
+// step is one message of a call.
+type step struct {
+	next  int32 // the following message of the same channel and key, or -1
+	first bool  // it begins its run
+	sent  bool  // it was handed to the client; guarded by call.mu
 }
 
 type runKey struct{ channel, key string }
@@ -76,10 +82,8 @@ func (c *call) prepare(messages []driver.Message) error {
 		return arena[from:len(arena):len(arena)]
 	}
 	c.records = make([]kgo.Record, len(messages))
-	c.next = make([]int32, len(messages))
-	c.first = make([]bool, len(messages))
-	c.sent = make([]bool, len(messages))
-	names := make(map[string]destination, 1)
+	c.steps = make([]step, len(messages))
+	destinations := make([]destination, 0, 1)
 	var last map[runKey]int32
 	if len(messages) > 1 {
 		last = make(map[runKey]int32, len(messages))
@@ -87,12 +91,14 @@ func (c *call) prepare(messages []driver.Message) error {
 	var tooLarge error
 	for n := range messages {
 		m, r := &messages[n], &c.records[n]
-		where, ok := names[m.Channel]
-		if !ok {
-			where.topic = c.driver.BrokerName(m.Channel)
-			where.limit, where.err = c.driver.prepare(c.ctx, where.topic, eventTopic)
-			names[m.Channel] = where
+		at := slices.IndexFunc(destinations, func(d destination) bool { return d.channel == m.Channel })
+		if at < 0 {
+			at = len(destinations)
+			topic := c.driver.BrokerName(m.Channel)
+			limit, err := c.driver.prepare(c.ctx, topic, eventTopic)
+			destinations = append(destinations, destination{m.Channel, topic, limit, err})
 		}
+		where := &destinations[at]
 		r.Topic = where.topic
 		r.Key = put(m.Key)
 		if len(m.Headers) > 0 {
@@ -109,13 +115,12 @@ func (c *call) prepare(messages []driver.Message) error {
 			c.results[n].Err = fmt.Errorf("kafka: message %s of topic %s: %w", m.ID, r.Topic, err)
 			tooLarge = c.results[n].Err
 		}
-		c.next[n] = -1
-		c.first[n] = true
+		c.steps[n] = step{next: -1, first: true}
 		if last != nil {
 			key := runKey{m.Channel, m.Key}
 			if before, ok := last[key]; ok {
-				c.next[before] = int32(n)
-				c.first[n] = false
+				c.steps[before].next = int32(n)
+				c.steps[n].first = false
 			}
 			last[key] = int32(n)
 		}
@@ -129,20 +134,22 @@ func (c *call) prepare(messages []driver.Message) error {
 		return &driver.PublishError{Results: c.results}
 	}
 	for n := range messages {
-		if where := names[messages[n].Channel]; where.err != nil {
-			c.results[n].Err = where.err
+		at := slices.IndexFunc(destinations, func(d destination) bool { return d.channel == messages[n].Channel })
+		if err := destinations[at].err; err != nil {
+			c.results[n].Err = err
 			c.decided++
 			c.failed = true
-			c.first[n] = false
+			c.steps[n].first = false
 		}
 	}
 	return nil
 }
 
+// destination is the topic of a channel, its limit, or why it cannot be used.
 type destination struct {
-	topic string
-	limit int
-	err   error
+	channel, topic string
+	limit          int
+	err            error
 }
 
 var errOther = errors.New("the call was refused as a whole")
@@ -180,7 +187,7 @@ func storedSize(r *kgo.Record) int {
 // run sends and waits for the end of the call or of its context.
 func (c *call) run() error {
 	for n := range c.records {
-		if c.first[n] {
+		if c.steps[n].first {
 			c.produce(int32(n))
 		}
 	}
@@ -212,7 +219,7 @@ func (c *call) run() error {
 
 func (c *call) produce(n int32) {
 	c.mu.Lock()
-	c.sent[n] = true
+	c.steps[n].sent = true
 	c.mu.Unlock()
 	c.driver.client.Produce(c.ctx, &c.records[n], func(_ *kgo.Record, err error) { c.settled(n, err) })
 }
@@ -229,7 +236,7 @@ func (c *call) settled(n int32, err error) {
 	case err == nil:
 		c.results[n].State = driver.Stored
 		c.decided++
-		if next := c.next[n]; next >= 0 {
+		if next := c.steps[n].next; next >= 0 {
 			c.ready = append(c.ready, next)
 		}
 	case ended(err) && c.ctx.Err() == nil:
@@ -240,7 +247,7 @@ func (c *call) settled(n int32, err error) {
 		c.failed = true
 		c.results[n] = c.driver.judge(c.records[n].Topic, err)
 		c.decided++
-		for tail := c.next[n]; tail >= 0; tail = c.next[tail] {
+		for tail := c.steps[n].next; tail >= 0; tail = c.steps[tail].next {
 			c.results[tail].Err = fmt.Errorf("kafka: topic %s: not sent because an earlier message of its key was not stored: %w", c.records[tail].Topic, err)
 			c.decided++
 		}
@@ -269,7 +276,7 @@ func (c *call) abandon() error {
 		if r.State == driver.Stored || r.Err != nil {
 			continue
 		}
-		if c.sent[n] && !waiting[n] {
+		if c.steps[n].sent && !waiting[n] {
 			r.State = driver.Unknown
 			r.Err = fmt.Errorf("kafka: topic %s: sent and not confirmed: %w", c.records[n].Topic, cause)
 		} else {

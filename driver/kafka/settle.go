@@ -58,7 +58,7 @@ func (c *consumer) Settle(ctx context.Context, settlements []driver.Settlement) 
 	for _, p := range touched {
 		p.mu.Lock()
 		dirty = dirty || !p.gone && p.version != p.committed
-		if len(p.returned) > 0 || p.paused && p.window != nil && p.roomy() {
+		if len(p.returned) > 0 || (p.paused || len(p.backlog) > 0) && p.window != nil && p.roomy() {
 			c.wake()
 		}
 		p.mu.Unlock()

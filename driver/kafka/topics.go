@@ -18,6 +18,7 @@ import (
 type topics struct {
 	mu    sync.Mutex
 	known map[string]*topic
+	names sync.Map // channel to topic name
 }
 
 // topic is one topic. Its lock is held while it is looked up or created, so
@@ -186,10 +187,8 @@ func pause(ctx context.Context, wait time.Duration) error {
 // settings is what matters of a topic's live configuration; 0 where it may not
 // be read.
 type settings struct {
-	maxBytes   int
-	minInSync  int
-	replicas   int
-	partitions int
+	maxBytes  int
+	minInSync int
 }
 
 // settings reads the live configuration. A broker that refuses to tell is no

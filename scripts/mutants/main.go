@@ -45,7 +45,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out io.Writer, words []string) error {
+func run(ctx context.Context, out io.Writer, words []string) (err error) {
 	mutants, err := parse(table)
 	if err != nil {
 		return err
@@ -59,7 +59,7 @@ func run(ctx context.Context, out io.Writer, words []string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	if err := copyTree(ctx, folder); err != nil {
 		return fmt.Errorf("copy the tree: %w", err)
 	}
