@@ -75,7 +75,7 @@ type partition struct {
 	backlog   []*kgo.Record // polled and not delivered, because the window was full
 	since     time.Time     // since when the backlog is not empty
 	kept      int           // size of the backlog
-	returned  []*place      // released, by the time they are due
+	returned  []returned    // released and not delivered again yet
 	paused    bool
 	revoking  bool // nothing more is delivered; settling goes on
 	gone      bool // no longer owned
@@ -94,8 +94,12 @@ type place struct {
 	partition *partition
 	record    *kgo.Record
 	size      int
-	due       time.Time // when a released one comes again
-	waiting   bool      // it is among returned
+}
+
+// returned is a released delivery that comes again.
+type returned struct {
+	*place
+	due time.Time
 }
 
 // Position implements [driver.Ref].

@@ -189,12 +189,11 @@ func (p *partition) again() (next time.Duration) {
 	}
 	now := time.Now()
 	var due []place
-	p.returned = slices.DeleteFunc(p.returned, func(r *place) bool {
+	p.returned = slices.DeleteFunc(p.returned, func(r returned) bool {
 		if wait := r.due.Sub(now); wait > 0 {
 			next = min(next, wait)
 			return false
 		}
-		r.waiting = false
 		due = append(due, place{partition: p, record: r.record, size: r.size})
 		return true
 	})
@@ -209,7 +208,7 @@ func (p *partition) again() (next time.Duration) {
 		p.mu.Unlock()
 		return next
 	}
-	if p.roomy() && len(p.backlog) > 0 {
+	if len(p.backlog) > 0 && p.roomy() && p.window.fits(p.backlog[0].Offset) {
 		p.hand(p.backlog)
 		p.mu.Lock()
 	}

@@ -44,10 +44,9 @@ func (c *consumer) Settle(ctx context.Context, settlements []driver.Settlement) 
 				locked.version++
 			}
 		case driver.Released:
-			if !at.waiting && at.record.Offset >= locked.window.base && !locked.window.has(at.record.Offset) {
-				at.waiting = true
-				at.due = time.Now().Add(s.After)
-				locked.returned = append(locked.returned, at)
+			known := slices.ContainsFunc(locked.returned, func(r returned) bool { return r.place == at })
+			if !known && at.record.Offset >= locked.window.base && !locked.window.has(at.record.Offset) {
+				locked.returned = append(locked.returned, returned{at, time.Now().Add(s.After)})
 			}
 		}
 	}

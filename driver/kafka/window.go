@@ -57,7 +57,7 @@ func (w *window) admit(offset int64, size int) admission {
 			w.clear(o)
 		}
 		w.base, w.next = offset, offset
-	} else if offset-w.base >= int64(w.max) {
+	} else if !w.fits(offset) {
 		return admitFull
 	}
 	for o := w.next; o < offset; o++ {
@@ -72,6 +72,11 @@ func (w *window) admit(offset int64, size int) admission {
 	}
 	w.bytes += size
 	return admitTake
+}
+
+// fits reports whether an offset lies within the window, or would begin it.
+func (w *window) fits(offset int64) bool {
+	return w.base == w.next || offset-w.base < int64(w.max)
 }
 
 // finish marks an offset that was taken. It reports whether that changed
