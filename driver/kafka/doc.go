@@ -43,8 +43,8 @@
 // Per partition, at most 20 000 offsets from the oldest unfinished message on,
 // and 64 MiB of unfinished ones, are in hand ([Options.MaxEvents],
 // [Options.MaxBytes]): one that stays unfinished pins the window, and when it is
-// full the partition pauses with a report. What a poll brought beyond it, at
-// most one fetch, waits in memory.
+// full the partition pauses with a report, after a moment. What was fetched
+// beyond it, at most 4 MiB and one fetch, waits in memory and is not dropped.
 //
 // A message is at most 1 000 000 bytes ([Options.MaxMessageBytes]); this is
 // checked before anything is sent, as is the topic's max.message.bytes where the
