@@ -1,0 +1,136 @@
+package setup_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/setup"
+)
+
+func build(t *testing.T, environment map[string]string, options *setup.Options) error {
+	t.Helper()
+	bus, err := setup.New(t.Context(), setup.Read(func(name string) string { return environment[name] }), options)
+	if err == nil {
+		t.Cleanup(func() { _ = bus.Close(context.Background()) })
+	}
+	return err
+}
+
+func TestEachMistakeNamesItsVariable(t *testing.T) {
+	for name, test := range map[string]struct {
+		environment map[string]string
+		want        []string
+	}{
+		"unknown driver":      {map[string]string{"EVENT_DRIVER": "rabbit"}, []string{`EVENT_DRIVER is "rabbit": it is one of in-memory, kafka`}},
+		"production by name":  {map[string]string{"EVENT_DRIVER": "in-memory", "EVENT_ENV": "production"}, []string{"EVENT_ENV is production and EVENT_DRIVER is in-memory", "kafka"}},
+		"production":          {map[string]string{"EVENT_ENV": "production"}, []string{"EVENT_ENV is production"}},
+		"unknown environment": {map[string]string{"EVENT_ENV": "prod"}, []string{`EVENT_ENV is "prod": it is production, staging, development or test`}},
+		"several at once": {map[string]string{"EVENT_DRIVER": "kafka", "EVENT_ENV": "prod", "KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_TLS_KEY": "x"},
+			[]string{"EVENT_ENV", "KAFKA_BROKERS is not set", "KAFKA_SASL_USER is not set", "KAFKA_SASL_PASSWORD is not set", "KAFKA_TLS_CA is not set"}},
+		"no such file":    {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "KAFKA_TLS_CA": "/nowhere/ca.pem"}, []string{"KAFKA_TLS_CA: open /nowhere/ca.pem"}},
+		"not an address":  {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "nonsense"}, []string{"KAFKA_BROKERS", "nonsense"}},
+		"bad namespace":   {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "EVENT_NAMESPACE": "a b"}, []string{"EVENT_NAMESPACE", "a b"}},
+		"nobody is there": {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1"}, []string{"EVENT_DRIVER=kafka", "KAFKA_BROKERS=127.0.0.1:1", "cannot be reached"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := build(t, test.environment, &setup.Options{CheckTimeout: 2 * time.Second})
+			if err == nil {
+				t.Fatal("there is no error")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q:\n%v", want, err)
+				}
+			}
+		})
+	}
+}
+
+func TestInMemoryByDefaultWarnsOnce(t *testing.T) {
+	for name, test := range map[string]struct {
+		environment map[string]string
+		warnings    int
+	}{
+		"nothing set": {nil, 1},
+		"development": {map[string]string{"EVENT_ENV": "development"}, 0},
+		"by name":     {map[string]string{"EVENT_DRIVER": "in-memory"}, 0},
+	} {
+		var log bytes.Buffer
+		err := build(t, test.environment, &setup.Options{Bus: tidings.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))}})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if n := strings.Count(log.String(), "level=WARN"); n != test.warnings || n > 0 && !strings.Contains(log.String(), "EVENT_ENV") {
+			t.Errorf("%s: log %q", name, log.String())
+		}
+	}
+}
+
+func TestNoSecretIsShown(t *testing.T) {
+	const secret = "correct-horse-battery"
+	environment := map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512", "KAFKA_SASL_USER": "app", "KAFKA_SASL_PASSWORD": secret}
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	err := build(t, environment, &setup.Options{CheckTimeout: time.Second, Bus: tidings.Options{Logger: logger}})
+	config := setup.Read(func(name string) string { return environment[name] })
+	logger.Info("config", "config", config)
+	for _, text := range []string{fmt.Sprint(err), fmt.Sprintf("%v %+v %#v %s", config, config, config, config), log.String()} {
+		if strings.Contains(text, secret) {
+			t.Errorf("the password is in %q", text)
+		}
+	}
+}
+
+// Config, Read and .env.example know the same variables.
+func TestEveryVariableIsDocumented(t *testing.T) {
+	var declared []string
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[setup.Config]()) {
+		declared = append(declared, field.Tag.Get("env"))
+	}
+	var asked []string
+	setup.Read(func(name string) string { asked = append(asked, name); return "" })
+	example, err := os.ReadFile("../.env.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown []string
+	for _, match := range regexp.MustCompile(`(?m)^([A-Z_]+)=`).FindAllStringSubmatch(string(example), -1) {
+		shown = append(shown, match[1])
+	}
+	slices.Sort(declared)
+	slices.Sort(asked)
+	slices.Sort(shown)
+	if !slices.Equal(declared, asked) || !slices.Equal(declared, shown) {
+		t.Errorf("Config has %v\nRead asks for %v\n.env.example shows %v", declared, asked, shown)
+	}
+}
+
+func ExampleNew() {
+	// A dependency-injection library calls New with a Config that it provides.
+	config := setup.Config{Driver: "in-memory", Environment: setup.Development}
+	bus, err := setup.New(context.Background(), config, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(config, bus != nil)
+	// Output: setup.Config{EVENT_DRIVER="in-memory" EVENT_ENV="development" EVENT_NAMESPACE=""} true
+}
+
+func ExampleFromEnv() {
+	os.Setenv("EVENT_DRIVER", "carrier-pigeon")
+	defer os.Unsetenv("EVENT_DRIVER")
+	_, err := setup.FromEnv(context.Background(), nil)
+	fmt.Println(err)
+	// Output: setup: EVENT_DRIVER is "carrier-pigeon": it is one of in-memory, kafka
+}
