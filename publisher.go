@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/tidings-go/tidings/codec"
 	"github.com/tidings-go/tidings/driver"
@@ -57,7 +58,7 @@ func (m *Module) Publish(ctx context.Context, events ...DomainEvent) error {
 // body, also on a driver that passes values. The error is a *[PublishError].
 func (b *Bus) Encode(ctx context.Context, events ...DomainEvent) ([]driver.Message, error) {
 	messages := make([]driver.Message, len(events))
-	_, end, err := b.encode(ctx, nil, events, messages, false)
+	_, _, end, err := b.encode(ctx, nil, events, messages, false)
 	if end != nil {
 		end(err)
 	}
@@ -86,7 +87,7 @@ func (b *Bus) publish(ctx context.Context, from *Module, events []DomainEvent) e
 		clear(messages)
 		b.messages.Put(space)
 	}()
-	ctx, end, err := b.encode(ctx, from, events, messages, b.features.Values)
+	ctx, events, end, err := b.encode(ctx, from, events, messages, b.features.Values)
 	if err == nil {
 		err = b.store(ctx, events, messages)
 	}
@@ -162,13 +163,14 @@ func publication(e DomainEvent, kind Kind, err error) Observation {
 	return o
 }
 
-// encode fills messages from events. The function that it returns ends the
-// observation of the publish, also after an error; the context is the
-// observers'.
-func (b *Bus) encode(ctx context.Context, from *Module, events []DomainEvent, messages []driver.Message, values bool) (context.Context, func(error), error) {
+// encode fills messages from events. It returns the events as they are published
+// (with the causation of a handler's context); the function ends the observation
+// of the publish, also after an error; the context is the observers'.
+func (b *Bus) encode(ctx context.Context, from *Module, events []DomainEvent, messages []driver.Message, values bool) (context.Context, []DomainEvent, func(error), error) {
 	var cause *header
 	if a := attemptFrom(ctx); a != nil {
 		cause = a.item.header
+		events = slices.Clone(events) // the caller's are not ours to change
 	}
 	var errs []error // per event, made at the first problem
 	refuse := func(n int, err error) {
@@ -203,6 +205,7 @@ func (b *Bus) encode(ctx context.Context, from *Module, events []DomainEvent, me
 			changed.cause(cause)
 			r = r.with(changed)
 			h = r.head()
+			events[n] = r.event()
 		}
 		records[n].Value = r
 		m := &messages[n]
@@ -230,7 +233,7 @@ func (b *Bus) encode(ctx context.Context, from *Module, events []DomainEvent, me
 		}
 	}
 	if errs == nil {
-		return ctx, end, nil
+		return ctx, events, end, nil
 	}
 	failed := &PublishError{Results: make([]PublishResult, len(events))}
 	for n, e := range events {
@@ -239,7 +242,7 @@ func (b *Bus) encode(ctx context.Context, from *Module, events []DomainEvent, me
 			failed.Results[n].Err = errOthersInvalid
 		}
 	}
-	return ctx, end, failed
+	return ctx, events, end, failed
 }
 
 var errOthersInvalid = errors.New("another event of the same call was refused before anything was sent")
