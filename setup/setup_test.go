@@ -127,10 +127,9 @@ func ExampleNew() {
 	// Output: setup.Config{EVENT_DRIVER="in-memory" EVENT_ENV="development" EVENT_NAMESPACE=""} true
 }
 
-func ExampleFromEnv() {
-	os.Setenv("EVENT_DRIVER", "carrier-pigeon")
-	defer os.Unsetenv("EVENT_DRIVER")
-	_, err := setup.FromEnv(context.Background(), nil)
+func ExampleRead() {
+	environment := map[string]string{"EVENT_DRIVER": "carrier-pigeon"} // FromEnv reads the process's
+	_, err := setup.New(context.Background(), setup.Read(func(name string) string { return environment[name] }), nil)
 	fmt.Println(err)
 	// Output: setup: EVENT_DRIVER is "carrier-pigeon": it is one of in-memory, kafka
 }
