@@ -1,0 +1,131 @@
+// Command shop is three modules of one application that tell each other what
+// happened: identity signs users up, billing makes their profiles and activates
+// subscriptions, notifications writes to them.
+//
+//	go run ./examples/shop                      the story, in this process
+//	EVENT_DRIVER=kafka KAFKA_BROKERS=localhost:9092 go run ./examples/shop
+//	go run ./examples/shop --processes 2        the story, as two services (not in memory)
+//	go run ./examples/shop --serve              the modules behind HTTP, until SIGTERM
+//
+// # Delivery, order, duplicates
+//
+// Those of the driver that EVENT_DRIVER names; no module knows which it is.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	m := &Main{Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Color: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == ""}
+	err := m.Run(ctx, os.Args[1:])
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "shop:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// Main is the program, so that a test can run it in its own process.
+type Main struct {
+	Out, Err io.Writer
+	Getenv   func(string) string
+	Color    bool
+	// Listening is called with the address once the server listens. It may be
+	// nil.
+	Listening func(address string)
+
+	modules   []string
+	listen    string
+	serve     bool
+	narrate   bool
+	processes int
+	summary   string
+}
+
+var allModules = []string{"identity", "billing", "notifications"}
+
+// Run parses the arguments and does what they say until it is done or ctx ends.
+func (m *Main) Run(ctx context.Context, arguments []string) error {
+	if err := m.parse(arguments); err != nil {
+		return err
+	}
+	switch {
+	case m.serve:
+		return m.runServer(ctx)
+	case m.processes > 1:
+		return m.runProcesses(ctx)
+	}
+	return m.runDemo(ctx)
+}
+
+func (m *Main) parse(arguments []string) error {
+	flags := flag.NewFlagSet("shop", flag.ContinueOnError)
+	flags.SetOutput(m.Err)
+	modules := flags.String("module", strings.Join(allModules, ","), "modules of this process, separated by commas")
+	flags.StringVar(&m.listen, "listen", "127.0.0.1:8080", "address for --serve; port 0 chooses one")
+	flags.BoolVar(&m.serve, "serve", false, "serve HTTP until SIGTERM instead of telling the story")
+	flags.BoolVar(&m.narrate, "narrate", false, "with --serve: say who tells what to whom, on standard error")
+	flags.IntVar(&m.processes, "processes", 1, "1, or 2 to tell the story as two services")
+	flags.StringVar(&m.summary, "summary", "text", "text or json")
+	if err := flags.Parse(arguments); err != nil {
+		return err
+	}
+	var errs []error
+	for module := range strings.SplitSeq(*modules, ",") {
+		module = strings.TrimSpace(module)
+		if !slices.Contains(allModules, module) {
+			errs = append(errs, fmt.Errorf("--module %q: the modules are %s", module, strings.Join(allModules, ", ")))
+		}
+		m.modules = append(m.modules, module)
+	}
+	if m.summary != "text" && m.summary != "json" {
+		errs = append(errs, fmt.Errorf("--summary %q: text or json", m.summary))
+	}
+	if m.processes < 1 || m.processes > 2 {
+		errs = append(errs, fmt.Errorf("--processes %d: 1 or 2", m.processes))
+	}
+	if !m.serve && len(m.modules) != len(allModules) {
+		errs = append(errs, errors.New("--module is for --serve: the story needs all three"))
+	}
+	if flags.NArg() > 0 {
+		errs = append(errs, fmt.Errorf("unknown arguments: %s", strings.Join(flags.Args(), " ")))
+	}
+	return errors.Join(errs...)
+}
+
+// environment is Getenv with what the story needs: a namespace of its own on a
+// broker, where events of earlier runs are still stored.
+func (m *Main) environment() func(string) string {
+	fresh := "shop-" + strconv.FormatInt(time.Now().UnixMilli(), 36)
+	return func(name string) string {
+		value := m.Getenv(name)
+		switch {
+		case name == "EVENT_NAMESPACE" && value == "":
+			return fresh
+		case name == "EVENT_ENV" && value == "" && m.Getenv("EVENT_DRIVER") == "":
+			return "development"
+		}
+		return value
+	}
+}
