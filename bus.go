@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -37,6 +38,8 @@ type Bus struct {
 	settling     context.Context
 	stopSettling context.CancelFunc
 	closed       atomic.Bool
+	draining     atomic.Bool  // without durability: only handlers publish
+	publishing   atomic.Int64 // calls of Publish under way, without durability
 	enqueued     atomic.Int64
 
 	mu            sync.Mutex
@@ -153,7 +156,8 @@ func (b *Bus) meet(d *definition) error {
 // When ctx ends, Run stops fetching, waits for running handlers with their
 // contexts alive until Options.DrainTimeout, cancels what is left, settles,
 // gives up ownership and closes the driver. On a driver that is not durable it
-// finishes everything that was published, as long as the time allows. It
+// finishes everything that was published, as long as the time allows, and
+// publishes for handlers only: any other Publish is [ErrClosed] from then on. It
 // returns nil after a clean end. A second call is [ErrRunning].
 func (b *Bus) Run(ctx context.Context) error {
 	place := callerPlace(2)
@@ -354,12 +358,16 @@ func (b *Bus) turn(ctx context.Context) error {
 // many events are lost.
 func (b *Bus) drain(deadline context.Context) (abandoned int) {
 	defer context.AfterFunc(deadline, b.stopSettling)() // settling may not last for ever
+	b.draining.Store(!b.features.Durable)
 	for _, s := range b.subscriptions {
 		s.stop()
 	}
 	for deadline.Err() == nil && !b.isIdle() {
 		for _, s := range b.subscriptions {
 			s.awaitIdle(deadline)
+		}
+		if deadline.Err() == nil && !b.isIdle() {
+			time.Sleep(time.Millisecond) // a Publish is about to bring more
 		}
 	}
 	var halts sync.WaitGroup
@@ -383,6 +391,9 @@ func (b *Bus) drain(deadline context.Context) (abandoned int) {
 // was idle got an event from another's handler while they were asked.
 func (b *Bus) isIdle() bool {
 	before := b.enqueued.Load()
+	if b.publishing.Load() > 0 {
+		return false
+	}
 	for _, s := range b.subscriptions {
 		s.mu.Lock()
 		idle := s.isIdle()

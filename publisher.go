@@ -72,7 +72,13 @@ func (b *Bus) publish(ctx context.Context, from *Module, events []DomainEvent) e
 	if len(events) == 0 {
 		return nil
 	}
-	if b.closed.Load() {
+	if !b.features.Durable {
+		b.publishing.Add(1)
+		defer b.publishing.Add(-1)
+	}
+	// What is published while a driver without durability drains would be lost,
+	// but for what the handlers publish that the drain waits for.
+	if b.closed.Load() || b.draining.Load() && !driver.InHandler(ctx) {
 		return b.publishFailed(ctx, events, ErrClosed)
 	}
 	if err := ctx.Err(); err != nil {
