@@ -58,7 +58,7 @@ func (n *narrator) ObservePublish(ctx context.Context, p *tidings.Publication) (
 
 // Observe implements [tidings.Observer].
 func (n *narrator) Observe(_ context.Context, o tidings.Observation) {
-	line := ""
+	var line string
 	switch o.Kind {
 	case tidings.Handled:
 		line = n.paint(green, "✓ handled")
