@@ -1,0 +1,30 @@
+package memory_test
+
+import (
+	"testing"
+
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/driver/memory"
+)
+
+// harness is the driver in one mode: a value is the whole broker.
+func harness(options memory.Options) drivertest.Harness {
+	return drivertest.Harness{NewBroker: func(testing.TB) drivertest.Broker {
+		var last *memory.Driver
+		return drivertest.Broker{
+			Open: func(testing.TB) driver.Driver {
+				last = memory.New(&options)
+				return last
+			},
+			DeadLetters: func(testing.TB) []driver.DeadLetter { return last.DeadLetters() },
+		}
+	}}
+}
+
+func TestConformance(t *testing.T) {
+	t.Run("handlers run in Publish", func(t *testing.T) { drivertest.Run(t, harness(memory.Options{})) })
+	t.Run("handlers run in workers", func(t *testing.T) { drivertest.Run(t, harness(memory.Options{Async: true})) })
+}
+
+func BenchmarkDriver(b *testing.B) { drivertest.RunBenchmarks(b, harness(memory.Options{})) }
