@@ -94,6 +94,8 @@ var cases = []conformance{
 		[]need{durable}, restart},
 	{"crash", "after a crash what was settled does not come again, and everything else does",
 		[]need{durable}, crash},
+	{"crash before settling", "what was handled and not settled comes again after a crash, since nobody could know",
+		[]need{durable}, crashBeforeSettling},
 	{"required durability", "a driver that loses events with the process refuses a subscription that says RequireDurable",
 		[]need{volatile}, durabilityIsRefused},
 	{"ledger", "with many publishers and instances that come and go, no event is lost, handled twice, overtaken or handled beside another of its aggregate",
