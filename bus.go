@@ -37,10 +37,14 @@ type Bus struct {
 	// settling ends when the bus gives up telling the broker.
 	settling     context.Context
 	stopSettling context.CancelFunc
-	closed       atomic.Bool
-	draining     atomic.Bool  // without durability: only handlers publish
-	publishing   atomic.Int64 // calls of Publish under way, without durability
-	enqueued     atomic.Int64
+	// storing is values for calls of stores; it ends with the drain deadline, so
+	// that a store which does not answer does not keep Run from returning.
+	storing     context.Context
+	stopStoring context.CancelFunc
+	closed      atomic.Bool
+	draining    atomic.Bool  // without durability: only handlers publish
+	publishing  atomic.Int64 // calls of Publish under way, without durability
+	enqueued    atomic.Int64
 
 	mu            sync.Mutex
 	phase         phase
@@ -103,6 +107,7 @@ func New(d driver.Driver, options *Options) *Bus {
 		b.complaints = append(b.complaints, fmt.Errorf("no random numbers: %w", err))
 	}
 	b.settling, b.stopSettling = context.WithCancel(context.Background())
+	b.storing, b.stopStoring = context.WithCancel(context.Background())
 	b.trees.New = func() any { return &tree{closed: true} }
 	b.messages.New = func() any { space := make([]driver.Message, 8); return &space }
 	return b
@@ -168,18 +173,30 @@ func (b *Bus) Run(ctx context.Context) error {
 	}
 	b.phase, b.runPlace = phaseRunning, place
 	b.values = context.WithoutCancel(ctx)
+	b.storing, b.stopStoring = context.WithCancel(b.values)
 	complaints := slices.Concat(b.complaints, b.requirements())
 	b.mu.Unlock()
 	defer close(b.ended)
 
 	if len(complaints) > 0 {
-		err := &ConfigurationError{Complaints: complaints}
+		err := error(&ConfigurationError{Complaints: complaints})
+		if b.driver != nil {
+			err = errors.Join(err, b.shut(ctx))
+		}
 		b.failStart(err)
 		return err
 	}
 	if err := b.connect(ctx); err != nil {
+		connected := false
+		for _, s := range b.subscriptions {
+			connected = connected || s.consumer != nil
+			s.halt()
+		}
 		b.closeConsumers(context.WithoutCancel(ctx))
-		err = errors.Join(err, b.shut(ctx))
+		// A driver of values that refused this bus belongs to another one.
+		if b.direct == nil || connected || len(b.subscriptions) == 0 {
+			err = errors.Join(err, b.shut(ctx))
+		}
 		b.failStart(err)
 		return err
 	}
@@ -221,9 +238,10 @@ func (b *Bus) requirements() (errs []error) {
 		if f.History && s.options.StartAt.Mode == driver.StartUnset {
 			complain("driver %s has history: say with StartAt where the subscription begins when the broker sees it for the first time: tidings.StartBeginning handles everything that is still stored, tidings.StartNow only what is published from then on", name)
 		}
-		lasting := b.options.Lanes != nil && (b.options.Lanes.Durable() || !f.Durable)
-		if s.options.OnExhausted == Park && !lasting && f.Durable {
+		if s.options.OnExhausted == Park && f.Durable && (b.options.Lanes == nil || !b.options.Lanes.Durable()) {
 			complain("it parks events, and the store for them is in memory while driver %s is durable: they would be lost with the process; pass a durable store in Options.Lanes, or use DeadLetter or Block", name)
+		} else if s.options.OnExhausted == Park && f.Groups {
+			complain("it parks events, and on driver %s other instances share the subscription: a parked aggregate does not move between instances yet; use DeadLetter or Block", name)
 		}
 		if b.options.DeadLetters == nil {
 			if _, ok := b.driver.(driver.DeadLetters); !ok {
@@ -273,7 +291,10 @@ func (b *Bus) connect(ctx context.Context) error {
 			processLocal = append(processLocal, s.name)
 		}
 		switch {
-		case b.options.Lanes != nil:
+		case b.features.Groups:
+			// A parked aggregate cannot move to another instance yet: what cannot
+			// be read waits in its lane.
+		case b.options.Lanes != nil && (b.options.Lanes.Durable() || !b.features.Durable):
 			s.store = b.options.Lanes
 		case !b.features.Durable:
 			s.store = newLocalLanes()
@@ -304,6 +325,11 @@ func (b *Bus) connect(ctx context.Context) error {
 		if err := b.direct.Start(ctx); err != nil {
 			return fmt.Errorf("tidings: driver %s: %w", b.driver.Name(), err)
 		}
+	}
+	for _, s := range b.subscriptions { // the lanes that were parked in an earlier life
+		s.mu.Lock()
+		s.dispatch()
+		s.mu.Unlock()
 	}
 	return nil
 }
@@ -343,8 +369,10 @@ func (b *Bus) turn(ctx context.Context) error {
 	if abandoned > 0 {
 		b.observers.observe(b.values, Observation{Kind: Abandoned, Count: abandoned})
 	}
-	b.closeConsumers(deadline)
-	err := b.shut(deadline)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	b.closeConsumers(closing)
+	err := b.shut(closing)
 	b.mu.Lock()
 	b.phase = phaseEnded
 	b.mu.Unlock()
@@ -357,7 +385,10 @@ func (b *Bus) turn(ctx context.Context) error {
 // drain finishes what is in hand, at most until the deadline. It returns how
 // many events are lost.
 func (b *Bus) drain(deadline context.Context) (abandoned int) {
-	defer context.AfterFunc(deadline, b.stopSettling)() // settling may not last for ever
+	defer context.AfterFunc(deadline, func() { // neither may last for ever
+		b.stopSettling()
+		b.stopStoring()
+	})()
 	b.draining.Store(!b.features.Durable)
 	for _, s := range b.subscriptions {
 		s.stop()
@@ -381,11 +412,14 @@ func (b *Bus) drain(deadline context.Context) (abandoned int) {
 		still := s.running == nil && !s.settler.turning
 		s.mu.Unlock()
 		if still { // else a handler does not return, and nobody can wait for it
-			s.workers.Wait()
+			s.awaitWorkers()
 		}
 	}
 	return int(lost.Load())
 }
+
+// closeTimeout bounds leaving groups and flushing, after the drain.
+const closeTimeout = 10 * time.Second
 
 // isIdle reports whether every subscription was idle at one moment: none that
 // was idle got an event from another's handler while they were asked.
@@ -424,7 +458,8 @@ func (b *Bus) closeConsumers(ctx context.Context) {
 func (b *Bus) shut(ctx context.Context) error {
 	b.closed.Store(true)
 	b.stopSettling()
-	if err := b.driver.Close(context.WithoutCancel(ctx)); err != nil {
+	b.stopStoring()
+	if err := b.driver.Close(ctx); err != nil {
 		return fmt.Errorf("tidings: driver %s: close: %w", b.driver.Name(), err)
 	}
 	return nil

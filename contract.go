@@ -183,6 +183,10 @@ func (d *definition) checkVersions(payload reflect.Type) string {
 			return fmt.Sprintf("From reads version %d, which is not older", v)
 		case u.from.eventType != d.eventType:
 			return fmt.Sprintf("From reads %q, another event", u.from.eventType)
+		case u.from.channel != d.channel:
+			return fmt.Sprintf("version %d has channel %s and this version %s: the versions of an event share one", v, u.from.channel, d.channel)
+		case u.from.occurrence != d.occurrence:
+			return fmt.Sprintf("version %d is %s and this version %s: the versions of an event share one", v, u.from.occurrence, d.occurrence)
 		case u.to != payload:
 			return fmt.Sprintf("From version %d makes %v, the payload is %v", v, u.to, payload)
 		}

@@ -45,6 +45,9 @@ func DeliveryFrom(ctx context.Context) (Delivery, bool) {
 		return Delivery{}, false
 	}
 	i := a.item
+	a.mu.Lock() // the key and the digest are made when they are first asked for
+	key, digest := i.dedupKey(), i.payloadDigest()
+	a.mu.Unlock()
 	redeliveries := 0
 	if i.wire != nil {
 		redeliveries = i.wire.redeliveries
@@ -53,8 +56,8 @@ func DeliveryFrom(ctx context.Context) (Delivery, bool) {
 		Subscription:    i.subscription.name,
 		Attempt:         a.number,
 		Deadline:        a.deadline,
-		DedupKey:        i.dedupKey(),
-		PayloadDigest:   i.payloadDigest(),
+		DedupKey:        key,
+		PayloadDigest:   digest,
 		Source:          i.source.name,
 		Epoch:           i.source.epoch,
 		Position:        i.ref.Position(),
@@ -94,8 +97,18 @@ type attempt struct {
 
 var _ context.Context = (*attempt)(nil)
 
-// Deadline implements [context.Context].
-func (a *attempt) Deadline() (time.Time, bool) { return a.deadline, !a.deadline.IsZero() }
+// Deadline implements [context.Context]. It is in the system's time, whatever
+// the bus's clock is, because contexts and clients compare it with that.
+func (a *attempt) Deadline() (time.Time, bool) {
+	if a.deadline.IsZero() {
+		return time.Time{}, false
+	}
+	clock := a.item.subscription.bus.clock
+	if _, ok := clock.(systemClock); ok {
+		return a.deadline, true
+	}
+	return time.Now().Add(a.deadline.Sub(clock.Now())), true
+}
 
 // Value implements [context.Context].
 func (a *attempt) Value(key any) any {

@@ -93,7 +93,7 @@ func (s *subscription) Deliver(ctx context.Context, deliveries []driver.Delivery
 
 func (s *subscription) observeReceived(i *item, from *driver.Source) {
 	ignored := i.stage == stageIgnored
-	if !s.bus.observers.eager && !ignored {
+	if !s.bus.observers.wants(Received) && !ignored {
 		return
 	}
 	i.source = &source{name: from.Name} // for the observation: the real one needs the lock
@@ -296,7 +296,7 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 		}
 		s.mu.Lock()
 		s.end(i)
-		again = s.next(l, i, v, t, more)
+		again = s.next(l, i, v, t, more && returned)
 		finished := i.finished
 		s.mu.Unlock()
 		if finished {
@@ -401,7 +401,7 @@ func (s *subscription) newLane(key driver.Lane) *lane {
 		l = &lane{}
 	}
 	s.spare = nil
-	l.key, l.due = key, time.Time{}
+	l.key, l.due, l.parkedHead = key, time.Time{}, nil
 	s.lanes[key] = l
 	return l
 }
@@ -438,16 +438,19 @@ func (s *subscription) process(i *item, t *tree) verdict {
 	if v, claimed := s.claim(i); !claimed {
 		return v
 	}
-	if i.source != &s.unowned {
-		s.mu.Lock()
-		given := i.source.given
-		s.mu.Unlock()
-		if given { // meanwhile: what has not started does not start
-			return verdict{wait: s.options.Backoff.Initial}
-		}
+	if s.tooLate(i) {
+		return verdict{wait: s.options.Backoff.Initial}
 	}
 	err := s.call(i, t)
 	return s.outcome(i, err)
+}
+
+// tooLate reports whether an item must not be started any more: its source was
+// given up, or the bus has stopped, while a store was asked.
+func (s *subscription) tooLate(i *item) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return i.source.given || s.halted
 }
 
 // claim asks the claims store; false means that the verdict stands.
@@ -455,7 +458,7 @@ func (s *subscription) claim(i *item) (verdict, bool) {
 	if s.claims == nil || i.reaction.ownClaim {
 		return verdict{}, true
 	}
-	answer, err := s.claims.Claim(s.bus.values, i.claimRequest())
+	answer, err := s.claims.Claim(s.bus.storing, i.claimRequest())
 	if err != nil {
 		return s.storeFailed(i, fmt.Errorf("claim: %w", err)), false
 	}
@@ -493,7 +496,15 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 		a.deadline = a.started.Add(s.options.Timeout)
 	}
 	i.attempt.Store(a)
-	if s.bus.observers.eager {
+	s.mu.Lock() // whoever cancels what runs has seen this attempt, or is seen here
+	switch {
+	case s.halted:
+		a.cancel(context.Canceled, ErrStopping)
+	case i.source.lost:
+		a.cancel(context.Canceled, ErrLost)
+	}
+	s.mu.Unlock()
+	if s.bus.observers.wants(Started) {
 		i.observe(a, Started, func(o *Observation) { o.Attempt = a.number })
 	}
 
@@ -505,15 +516,6 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 	}
 	var ctx context.Context = a
 	var ends []func(error)
-	for _, observer := range s.bus.observers.process {
-		next, end := observer.ObserveProcess(ctx, r.event(), i.headers)
-		if next != nil {
-			ctx = next
-		}
-		if end != nil {
-			ends = append(ends, end)
-		}
-	}
 	returned := false
 	defer func() {
 		if !returned {
@@ -530,6 +532,15 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 			ends[n](err)
 		}
 	}()
+	for _, observer := range s.bus.observers.process {
+		next, end := observer.ObserveProcess(ctx, r.event(), i.headers)
+		if next != nil {
+			ctx = next
+		}
+		if end != nil {
+			ends = append(ends, end)
+		}
+	}
 	err = i.reaction.handle(ctx, r)
 	returned = true
 	return err
@@ -538,8 +549,12 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 // outcome turns what the handler returned into a verdict.
 func (s *subscription) outcome(i *item, err error) verdict {
 	a := i.attempt.Swap(nil)
+	if a == nil { // a store ended the goroutine before there was an attempt
+		s.releaseClaim(i)
+		return verdict{wait: s.options.Backoff.Initial}
+	}
 	if err == nil {
-		if s.bus.observers.eager {
+		if s.bus.observers.wants(Handled) {
 			took := s.bus.clock.Now().Sub(a.started)
 			i.observe(s.bus.values, Handled, func(o *Observation) { o.Attempt, o.Duration = a.number, took })
 		}
@@ -605,7 +620,7 @@ func (s *subscription) exhausted(i *item, took time.Duration) verdict {
 
 // buryItem stores the dead letter; while that fails the lane holds.
 func (s *subscription) buryItem(i *item) verdict {
-	if err := s.dead.PutDeadLetter(s.bus.values, i.deadLetter(s.bus.clock.Now())); err != nil {
+	if err := s.dead.PutDeadLetter(s.bus.storing, i.deadLetter(s.bus.clock.Now())); err != nil {
 		return s.storeFailed(i, fmt.Errorf("dead letter: %w", err))
 	}
 	i.observe(s.bus.values, DeadLettered, func(o *Observation) { o.Attempt, o.Reason, o.Err = i.attempts, i.reason, i.failure })
@@ -616,7 +631,7 @@ func (s *subscription) buryItem(i *item) verdict {
 // finishClaim marks the key as done, which comes only after success.
 func (s *subscription) finishClaim(i *item) verdict {
 	if i.claimed {
-		err := s.claims.Finish(s.bus.values, i.claimRequest())
+		err := s.claims.Finish(s.bus.storing, i.claimRequest())
 		if err != nil && !errors.Is(err, driver.ErrNotClaimed) {
 			i.stage = stageFinish
 			return s.storeFailed(i, fmt.Errorf("finish: %w", err))
@@ -633,7 +648,7 @@ func (s *subscription) releaseClaim(i *item) {
 		return
 	}
 	i.claimed = false
-	if err := s.claims.Release(s.bus.values, i.claimRequest()); err != nil {
+	if err := s.claims.Release(s.bus.storing, i.claimRequest()); err != nil {
 		i.observe(s.bus.values, StoreFailed, func(o *Observation) { o.Err = fmt.Errorf("release: %w", err) })
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -118,6 +119,9 @@ func (i *item) adoptEnvelope(d *driver.Delivery) {
 		if i.id == "" || len(i.id) > maxIDSize {
 			i.id = d.Ref.Position()
 		}
+		if i.id == "" {
+			i.id = i.subscription.bus.instance + strconv.FormatInt(i.subscription.bus.owners.Add(1), 36)
+		}
 		i.undecodable(err)
 		return
 	}
@@ -150,12 +154,33 @@ func (i *item) adoptEnvelope(d *driver.Delivery) {
 		return
 	}
 	r, err := i.read()
+	if err == nil {
+		i.aggregateID, err = aggregateOf(contract, r)
+	}
 	if err != nil {
 		i.undecodable(err)
 		return
 	}
 	i.wire.decoded = r
-	i.aggregateID = contract.aggregateFrom(r.payloadValue())
+}
+
+// aggregateOf asks the contract for the aggregate id of a bare payload; "" is
+// none.
+func aggregateOf(contract *definition, r record) (id string, err error) {
+	defer recoverInto(&err)
+	id = contract.aggregateFrom(r.payloadValue())
+	if problem := idProblem(id); id != "" && problem != "" {
+		return "", fmt.Errorf("the aggregate id that AggregateFrom returns %s", problem)
+	}
+	return id, nil
+}
+
+// recoverInto makes an error of a panic in code that the engine calls outside a
+// handler.
+func recoverInto(err *error) {
+	if value := recover(); value != nil {
+		*err = &PanicError{Value: value, Stack: string(debug.Stack())}
+	}
 }
 
 // eventType is what the event says it is, "" when it cannot be read.
@@ -199,7 +224,8 @@ func (i *item) laneKey() driver.Lane {
 
 // read returns the event as the reaction's contract has it, in memory of its
 // own.
-func (i *item) read() (record, error) {
+func (i *item) read() (r record, err error) {
+	defer recoverInto(&err) // upcasts and text types are the application's code
 	want := i.reaction.definition
 	if i.value != nil {
 		have := i.definition
@@ -247,7 +273,7 @@ func (i *item) dedupKey() string {
 	case i.reaction != nil && i.reaction.definition.occurrence == Once:
 		i.key = i.eventType() + "\n" + i.aggregateID
 	default:
-		i.key = i.eventType() + "\n" + i.id + "\n" + i.aggregateID
+		i.key = i.eventType() + "\n" + strconv.Itoa(len(i.id)) + "\n" + i.id + i.aggregateID
 	}
 	return i.key
 }
@@ -304,7 +330,7 @@ func (i *item) deadLetter(now time.Time) driver.DeadLetter {
 	if i.wire != nil {
 		letter.Body = i.wire.body
 	} else {
-		letter.Value = i.value
+		letter.Value = i.value.event()
 	}
 	if i.failure != nil {
 		letter.Err = i.failure.Error()

@@ -44,6 +44,8 @@ type lane struct {
 
 	parked bool      // earlier events wait in the store
 	due    time.Time // when the parked head is tried again
+	// parkedHead is the store's head as an item; only who runs the lane uses it.
+	parkedHead *item
 }
 
 func (l *lane) push(i *item) {

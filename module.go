@@ -83,7 +83,12 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 			complain("%w", err)
 		}
 		if wrap := b.options.Wrap; wrap != nil {
-			r.handle = wrapHandle(wrap, r.handle)
+			handle, err := wrapHandle(wrap, r.handle)
+			if err != nil {
+				complain("%w", err)
+				continue
+			}
+			r.handle = handle
 		}
 		s.reactions[r.definition.eventType] = &r
 		s.types = append(s.types, r.definition.eventType)
@@ -108,12 +113,15 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 }
 
 // wrapHandle puts the bus's wrapper around a handler, once.
-func wrapHandle(wrap func(HandleFunc) HandleFunc, handle func(ctx context.Context, r record) error) func(ctx context.Context, r record) error {
+func wrapHandle(wrap func(HandleFunc) HandleFunc, handle func(ctx context.Context, r record) error) (func(ctx context.Context, r record) error, error) {
 	wrapped := wrap(func(ctx context.Context, event DomainEvent) error {
 		if event == nil {
 			return Permanent(errors.New("tidings: Options.Wrap passed no event on"))
 		}
 		return handle(ctx, event.record())
 	})
-	return func(ctx context.Context, r record) error { return wrapped(ctx, r.event()) }
+	if wrapped == nil {
+		return nil, errors.New("Options.Wrap returned nil")
+	}
+	return func(ctx context.Context, r record) error { return wrapped(ctx, r.event()) }, nil
 }

@@ -3,6 +3,7 @@ package tidings
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
@@ -10,7 +11,7 @@ import (
 
 // Observer is told what happens to events and subscriptions. The engine calls
 // it in the goroutine where it happens, from several at once: it must return
-// soon and must not call the bus. Logs, metrics and traces are observers; an
+// soon and must not call the bus. A panic of it is logged and goes no further. Logs, metrics and traces are observers; an
 // observer that also implements [PublishObserver] or [ProcessObserver] is
 // called around these too.
 type Observer interface {
@@ -156,8 +157,8 @@ type observers struct {
 	all     []Observer
 	publish []PublishObserver
 	process []ProcessObserver
-	quiet   []bool // does not want Received, Started, Handled and Settled
-	eager   bool   // somebody wants them
+	quiet   []selective // by observer: what it wants of the usual, nil for everything
+	eager   bool        // somebody wants everything
 }
 
 // selective is implemented by an observer that says which kinds it wants.
@@ -173,9 +174,8 @@ func newObservers(list []Observer) observers {
 			o.process = append(o.process, p)
 		}
 		s, ok := observer.(selective)
-		quiet := ok && !s.wants(Handled)
-		o.quiet = append(o.quiet, quiet)
-		o.eager = o.eager || !quiet
+		o.quiet = append(o.quiet, s)
+		o.eager = o.eager || !ok
 	}
 	return o
 }
@@ -188,14 +188,37 @@ func routine(k Kind) bool {
 	return false
 }
 
-func (o *observers) wants(k Kind) bool { return o.eager || !routine(k) }
+// wants reports whether anybody wants to hear of the kind, so that nobody makes
+// an observation for nothing. A log's level may change at any time.
+func (o *observers) wants(k Kind) bool {
+	if o.eager || !routine(k) {
+		return true
+	}
+	for _, s := range o.quiet {
+		if s.wants(k) {
+			return true
+		}
+	}
+	return false
+}
 
 func (o *observers) observe(ctx context.Context, observation Observation) {
 	usual := routine(observation.Kind)
 	for i, observer := range o.all {
-		if usual && o.quiet[i] {
+		if usual && o.quiet[i] != nil && !o.quiet[i].wants(observation.Kind) {
 			continue
 		}
-		observer.Observe(ctx, observation)
+		observeOne(ctx, observer, observation)
 	}
+}
+
+// observeOne keeps an observer's panic from the engine, whose lanes and slots
+// must stay in order.
+func observeOne(ctx context.Context, observer Observer, observation Observation) {
+	defer func() {
+		if value := recover(); value != nil {
+			slog.ErrorContext(ctx, "tidings: an observer panicked", "observer", fmt.Sprintf("%T", observer), "panic", fmt.Sprint(value))
+		}
+	}()
+	observer.Observe(ctx, observation)
 }

@@ -206,7 +206,8 @@ type SubscribeOptions struct {
 	Concurrency int
 
 	// ClaimLease is how long a claim on an event lives when its process
-	// crashes. Defaults to twice Timeout, at least a minute.
+	// crashes. It must be longer than Timeout. Defaults to twice Timeout, at
+	// least a minute; an hour without a timeout.
 	ClaimLease time.Duration
 
 	// MaxAttempts is how often an event is tried before OnExhausted decides.
@@ -269,6 +270,9 @@ func (o *SubscribeOptions) withDefaults() SubscribeOptions {
 	options.MaxAttempts = cmp.Or(options.MaxAttempts, 10)
 	options.MaxCrashes = cmp.Or(options.MaxCrashes, 3)
 	options.Timeout = cmp.Or(options.Timeout, 30*time.Second)
+	if options.Timeout < 0 {
+		options.ClaimLease = cmp.Or(options.ClaimLease, time.Hour)
+	}
 	options.ClaimLease = cmp.Or(options.ClaimLease, max(2*options.Timeout, time.Minute))
 	if options.OnExhausted == 0 {
 		options.OnExhausted = DeadLetter
@@ -289,6 +293,9 @@ func (o *SubscribeOptions) complaints() (errs []error) {
 		if number.value < 0 {
 			errs = append(errs, fmt.Errorf("%s is %d: it must not be negative", number.name, number.value))
 		}
+	}
+	if o.ClaimLease < 0 || o.Timeout > 0 && o.ClaimLease <= o.Timeout {
+		errs = append(errs, fmt.Errorf("ClaimLease is %v and Timeout %v: a claim must outlive an attempt, or another instance takes the event over while it is handled", o.ClaimLease, o.Timeout))
 	}
 	if o.OnExhausted < DeadLetter || o.OnExhausted > Block {
 		errs = append(errs, fmt.Errorf("OnExhausted is %v: use DeadLetter, Park or Block", o.OnExhausted))

@@ -100,7 +100,7 @@ func (s *subscription) letGo(i *item) {
 		return
 	}
 	if i.stage == stageFinish {
-		if s.claims.Finish(s.bus.values, i.claimRequest()) == nil {
+		if s.claims.Finish(s.bus.storing, i.claimRequest()) == nil {
 			i.claimed = false
 		}
 		return
@@ -226,11 +226,26 @@ func (s *subscription) halt() (abandoned int) {
 			}
 		}
 	}
+	if local, ok := s.store.(*localLanes); ok {
+		abandoned += local.held(s.name)
+	}
 	if s.watch != nil {
 		s.watch.Stop()
 		s.watch = nil
 	}
 	return abandoned
+}
+
+// awaitWorkers waits for goroutines that have nothing left to do.
+func (s *subscription) awaitWorkers() {
+	gone := make(chan struct{})
+	go func() { s.workers.Wait(); close(gone) }()
+	timer := time.NewTimer(afterCancel)
+	defer timer.Stop()
+	select {
+	case <-gone:
+	case <-timer.C: // a store that ignores its context
+	}
 }
 
 // afterCancel is how long a cancelled handler has to return.
@@ -259,10 +274,7 @@ func (s *subscription) watchHandlers() {
 				continue
 			}
 			a.cancel(context.DeadlineExceeded, context.DeadlineExceeded)
-			if !a.overdue {
-				a.overdue = true
-				s.reportOverdue(i)
-			}
+			s.reportOverdue(i)
 		}
 		if s.running != nil {
 			s.watchHandlers()
@@ -274,10 +286,13 @@ func (s *subscription) watchHandlers() {
 // is held.
 func (s *subscription) reportOverdue(i *item) {
 	a := i.attempt.Load()
-	if a == nil {
+	if a == nil || a.overdue {
 		return
 	}
+	a.overdue = true
 	s.workers.Go(func() {
+		// If a Publish runs it, nobody comes for the rest of its events.
+		s.bus.handOverReserved()
 		i.observe(s.bus.values, Overdue, func(o *Observation) {
 			o.Attempt, o.Duration = a.number, s.bus.clock.Now().Sub(a.started)
 		})

@@ -44,7 +44,7 @@ func (l *localLanes) Park(_ context.Context, subscription string, events []drive
 next:
 	for _, event := range events {
 		for _, held := range p.lanes[event.Lane] {
-			if held.ID == event.ID {
+			if held.ID == event.ID && held.Message.Type == event.Message.Type {
 				continue next
 			}
 		}
@@ -111,6 +111,16 @@ func (l *localLanes) Remove(_ context.Context, subscription string, lane driver.
 	}
 	p.lanes[lane] = events
 	return len(events), nil
+}
+
+// held is how many events of a subscription wait here.
+func (l *localLanes) held(subscription string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.subscriptions[subscription]; p != nil {
+		return p.count
+	}
+	return 0
 }
 
 // Durable implements [driver.Lanes].

@@ -29,7 +29,7 @@ func (s *subscription) holdItem(i *item) verdict {
 // on.
 func (s *subscription) parkItem(i *item) verdict {
 	now := s.bus.clock.Now()
-	err := s.store.Park(s.bus.values, s.name, []driver.Parked{i.parked(i.reason, now)})
+	err := s.store.Park(s.bus.storing, s.name, []driver.Parked{i.parked(i.reason, now)})
 	if err != nil {
 		return s.storeFailed(i, fmt.Errorf("park: %w", err))
 	}
@@ -115,7 +115,7 @@ func (s *subscription) parkArrivals(l *lane) bool {
 	for n, i := range items {
 		events[n] = i.parked("behind", now)
 	}
-	err := s.store.Park(s.bus.values, s.name, events)
+	err := s.store.Park(s.bus.storing, s.name, events)
 	for _, i := range items {
 		if err != nil {
 			s.storeFailed(i, fmt.Errorf("park: %w", err))
@@ -144,7 +144,7 @@ func (s *subscription) parkArrivals(l *lane) bool {
 // returns how many events the store has left, and how long to wait before the
 // next attempt when this one failed.
 func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err error) {
-	head, found, err := s.store.Head(s.bus.values, s.name, l.key)
+	head, found, err := s.store.Head(s.bus.storing, s.name, l.key)
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 		return 0, 0, err
@@ -152,9 +152,14 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 	if !found {
 		return 0, 0, nil
 	}
-	d := driver.Delivery{Message: head.Message, Ref: storedRef(head.Position), Time: head.Time}
-	i := s.newItem(&d)
-	i.stored, i.attempts, i.lane = true, head.Attempts, l
+	// The item is kept between attempts: it owns the claim and knows its stage.
+	i := l.parkedHead
+	if i == nil || i.id != head.ID {
+		d := driver.Delivery{Message: head.Message, Ref: storedRef(head.Position), Time: head.Time}
+		i = s.newItem(&d)
+		i.stored, i.attempts, i.lane = true, head.Attempts, l
+		l.parkedHead = i
+	}
 	s.mu.Lock()
 	i.source = s.sourceFor(&driver.Source{})
 	if i.source == nil {
@@ -169,6 +174,8 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 		s.end(i)
 		if !returned { // runtime.Goexit
 			i.attempt.Swap(nil)
+			s.workers.Go(func() { s.letGo(i) })
+			l.parkedHead = nil
 			l.due = s.bus.clock.Now().Add(s.options.ParkBackoff.Initial)
 			s.makeWait(l, s.options.ParkBackoff.Initial, false)
 		}
@@ -180,12 +187,13 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 		if i.failure != nil {
 			text = i.failure.Error()
 		}
-		if err := s.store.Record(s.bus.values, s.name, l.key, head.ID, i.attempts, text); err != nil {
+		if err := s.store.Record(s.bus.storing, s.name, l.key, head.ID, i.attempts, text); err != nil {
 			s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 		}
 		return 1, wait, nil
 	}
-	left, err = s.store.Remove(s.bus.values, s.name, l.key, head.ID)
+	l.parkedHead = nil
+	left, err = s.store.Remove(s.bus.storing, s.name, l.key, head.ID)
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 	}
@@ -195,6 +203,14 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 // processParked is process for an event of the store: what would park it again
 // leaves it where it is.
 func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
+	if i.stage == stageIgnored { // its reaction was taken away since
+		i.observe(s.bus.values, Ignored, nil)
+		return true, 0
+	}
+	if i.stage == stageFinish {
+		v := s.finishClaim(i)
+		return v.done, v.wait
+	}
 	if i.stage == stageHeld {
 		i.observe(s.bus.values, Held, func(o *Observation) { o.Reason, o.Wait = i.reason, s.options.ParkBackoff.Max })
 		return false, s.options.ParkBackoff.Max
@@ -206,11 +222,15 @@ func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
 	if v, claimed := s.claim(i); !claimed {
 		return v.done, v.wait
 	}
+	if s.tooLate(i) {
+		s.releaseClaim(i)
+		return false, s.options.ParkBackoff.Initial
+	}
 	err := s.call(i, nil)
 	a := i.attempt.Swap(nil)
 	took := s.bus.clock.Now().Sub(a.started)
 	if err == nil {
-		if s.bus.observers.eager {
+		if s.bus.observers.wants(Handled) {
 			i.observe(s.bus.values, Handled, func(o *Observation) { o.Attempt, o.Duration = a.number, took })
 		}
 		v := s.finishClaim(i)
@@ -222,12 +242,14 @@ func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
 	}
 	s.releaseClaim(i)
 	if errors.Is(err, ErrStopping) {
+		i.observe(s.bus.values, Discarded, func(o *Observation) { o.Attempt, o.Duration, o.Err = a.number, took, err })
 		return false, s.options.ParkBackoff.Initial
 	}
 	i.attempts++
 	i.failure = err
 	_, permanent := errors.AsType[*permanentError](err)
 	if i.reason == "undecodable" {
+		i.stage = stageDead
 		v := s.buryItem(i)
 		return v.done, v.wait
 	}
@@ -248,7 +270,7 @@ func (s *subscription) loadParked() error {
 	if s.store == nil {
 		return nil
 	}
-	lanes, err := s.store.Parked(s.bus.values, s.name)
+	lanes, err := s.store.Parked(s.bus.storing, s.name)
 	if err != nil {
 		return fmt.Errorf("tidings: %s: parked lanes: %w", s.name, err)
 	}
@@ -264,6 +286,5 @@ func (s *subscription) loadParked() error {
 			s.makeReady(l)
 		}
 	}
-	s.dispatch()
 	return nil
 }

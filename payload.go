@@ -45,9 +45,22 @@ type payloadNode struct {
 }
 
 type payloadField struct {
-	index int
-	name  string
-	node  *payloadNode
+	index    int
+	name     string
+	embedded bool // its fields are in the object of the struct around it
+	node     *payloadNode
+}
+
+// wireNames are the JSON names of a struct's fields, embedded ones included.
+func (n *payloadNode) wireNames() (names []string) {
+	for _, f := range n.fields {
+		if f.embedded {
+			names = append(names, f.node.wireNames()...)
+		} else {
+			names = append(names, f.name)
+		}
+	}
+	return names
 }
 
 var (
@@ -66,14 +79,15 @@ func planPayload(t reflect.Type) (*payloadPlan, error) {
 	if t.Kind() != reflect.Struct || t == timeType || marshalsText(t) {
 		return nil, fmt.Errorf("the payload %v must be a struct, because on the wire it is a JSON object", t)
 	}
-	root, err := planNode(t, t.Name(), nil)
+	root, err := planNode(t, t.Name(), nil, false)
 	if err != nil {
 		return nil, err
 	}
 	return &payloadPlan{root: root, shares: root.shares}, nil
 }
 
-func planNode(t reflect.Type, path string, above []reflect.Type) (*payloadNode, error) {
+// planNode plans one type; pointed says that a pointer leads to it.
+func planNode(t reflect.Type, path string, above []reflect.Type, pointed bool) (*payloadNode, error) {
 	refuse := func(what, fix string) (*payloadNode, error) {
 		return nil, fmt.Errorf("payload field %s is %s: %s", path, what, fix)
 	}
@@ -92,6 +106,12 @@ func planNode(t reflect.Type, path string, above []reflect.Type) (*payloadNode, 
 	case t.Implements(errorType) || reflect.PointerTo(t).Implements(errorType):
 		return refuse(fmt.Sprintf("%v, an error", t), "carry its text as a string")
 	case marshalsText(t):
+		if embedsText(t) {
+			return refuse(fmt.Sprintf("%v, which embeds a type that marshals itself as text: the rest of it would vanish silently", t), "give the embedded type a name")
+		}
+		if !t.Implements(textMarshalerType) && !pointed {
+			return refuse(fmt.Sprintf("%v, which marshals as text through a pointer only", t), fmt.Sprintf("use *%v", t))
+		}
 		node.kind, node.shares = textKind, textShares(t)
 		return node, nil
 	case t.Kind() != reflect.Pointer && (t.Implements(jsonMarshalerType) || reflect.PointerTo(t).Implements(jsonMarshalerType) || reflect.PointerTo(t).Implements(jsonUnmarshalerType)):
@@ -111,7 +131,7 @@ func planNode(t reflect.Type, path string, above []reflect.Type) (*payloadNode, 
 		if t.Elem().Kind() == reflect.Pointer {
 			return refuse(fmt.Sprintf("%v, a pointer to a pointer", t), "one pointer makes a field optional")
 		}
-		element, err := planNode(t.Elem(), path, above)
+		element, err := planNode(t.Elem(), path, above, true)
 		if err != nil {
 			return nil, err
 		}
@@ -123,7 +143,7 @@ func planNode(t reflect.Type, path string, above []reflect.Type) (*payloadNode, 
 			node.kind = bytesKind
 			return node, nil
 		}
-		element, err := planNode(t.Elem(), path+"[]", above)
+		element, err := planNode(t.Elem(), path+"[]", above, false)
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +153,7 @@ func planNode(t reflect.Type, path string, above []reflect.Type) (*payloadNode, 
 		if t.Key().Kind() != reflect.String || marshalsText(t.Key()) {
 			return refuse(fmt.Sprintf("a map with %v keys", t.Key()), "use string keys")
 		}
-		element, err := planNode(t.Elem(), path+"{}", above)
+		element, err := planNode(t.Elem(), path+"{}", above, false)
 		if err != nil {
 			return nil, err
 		}
@@ -168,7 +188,7 @@ func planStruct(node *payloadNode, path string, above []reflect.Type) (*payloadN
 		case f.Anonymous && name == "" && f.Type.Kind() != reflect.Struct:
 			return nil, fmt.Errorf("payload field %s is an embedded %v: give it a name", fieldPath, f.Type)
 		}
-		child, err := planNode(f.Type, fieldPath, above)
+		child, err := planNode(f.Type, fieldPath, above, false)
 		if err != nil {
 			return nil, err
 		}
@@ -176,11 +196,9 @@ func planStruct(node *payloadNode, path string, above []reflect.Type) (*payloadN
 		if name == "" {
 			wireNames[0] = f.Name
 		}
-		if f.Anonymous && name == "" && child.kind == structKind {
-			wireNames = wireNames[:0]
-			for _, inner := range child.fields {
-				wireNames = append(wireNames, inner.name)
-			}
+		embedded := f.Anonymous && name == "" && child.kind == structKind
+		if embedded {
+			wireNames = child.wireNames()
 		}
 		for _, wireName := range wireNames {
 			// encoding/json reads names without regard to case.
@@ -190,10 +208,10 @@ func planStruct(node *payloadNode, path string, above []reflect.Type) (*payloadN
 			}
 			names[folded] = fieldPath
 		}
-		if len(wireNames) == 0 {
-			wireNames = []string{f.Name}
+		if name == "" {
+			name = f.Name
 		}
-		node.fields = append(node.fields, payloadField{index: i, name: wireNames[0], node: child})
+		node.fields = append(node.fields, payloadField{index: i, name: name, embedded: embedded, node: child})
 		node.shares = node.shares || child.shares
 	}
 	return node, nil
@@ -222,6 +240,19 @@ func marshalsText(t reflect.Type) bool {
 	}
 	pointer := reflect.PointerTo(t)
 	return pointer.Implements(textMarshalerType) && pointer.Implements(textUnmarshalerType)
+}
+
+// embedsText reports whether a struct has its text from a type that it embeds.
+func embedsText(t reflect.Type) bool {
+	if t.Kind() != reflect.Struct {
+		return false
+	}
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Anonymous && (f.Type == timeType || f.Type.Implements(textMarshalerType) || marshalsText(f.Type)) {
+			return true
+		}
+	}
+	return false
 }
 
 // textShares reports whether a copy of a text value may share memory: a
@@ -322,7 +353,7 @@ func inspectNode(n *payloadNode, v reflect.Value) (int, error) {
 			return 0, fmt.Errorf("is in the year %d, which JSON cannot say", year)
 		}
 	case textKind:
-		if n.shares {
+		if n.typ.Kind() != reflect.Array { // an array of bytes, such as a UUID, cannot fail
 			text, err := v.Addr().Interface().(encoding.TextMarshaler).MarshalText()
 			if err != nil {
 				return 0, fmt.Errorf("does not marshal: %w", err)

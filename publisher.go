@@ -72,6 +72,9 @@ func (b *Bus) publish(ctx context.Context, from *Module, events []DomainEvent) e
 	if len(events) == 0 {
 		return nil
 	}
+	if b.driver == nil {
+		return b.publishFailed(ctx, events, errors.New("New was given no driver"))
+	}
 	if !b.features.Durable {
 		b.publishing.Add(1)
 		defer b.publishing.Add(-1)
@@ -103,7 +106,7 @@ func (b *Bus) publish(ctx context.Context, from *Module, events []DomainEvent) e
 	if err != nil {
 		return b.observeFailure(ctx, err)
 	}
-	if b.observers.eager {
+	if b.observers.wants(Published) {
 		for _, e := range events {
 			b.observers.observe(ctx, publication(e, Published, nil))
 		}
@@ -148,7 +151,9 @@ func (b *Bus) publishFailed(ctx context.Context, events []DomainEvent, cause err
 func (b *Bus) observeFailure(ctx context.Context, err error) error {
 	if failed, ok := errors.AsType[*PublishError](err); ok {
 		for _, r := range failed.Results {
-			if r.State != Stored {
+			if r.State == Stored {
+				b.observers.observe(ctx, publication(r.Event, Published, nil))
+			} else {
 				b.observers.observe(ctx, publication(r.Event, PublishFailed, r.Err))
 			}
 		}
@@ -212,6 +217,9 @@ func (b *Bus) encode(ctx context.Context, from *Module, events []DomainEvent, me
 			r = r.with(changed)
 			h = r.head()
 			events[n] = r.event()
+		}
+		if values {
+			r = r.detach() // the publisher keeps the original
 		}
 		records[n].Value = r
 		m := &messages[n]

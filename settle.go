@@ -97,7 +97,7 @@ func (s *subscription) settleAll() {
 		}
 		if err != nil {
 			s.observe(Observation{Kind: SettleFailed, Count: len(batch), Err: err})
-		} else if failures = 0; len(batch) > 0 && s.bus.observers.eager {
+		} else if failures = 0; len(batch) > 0 && s.bus.observers.wants(Settled) {
 			s.observe(Observation{Kind: Settled, Count: len(batch)})
 		}
 		s.mu.Lock()

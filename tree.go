@@ -14,6 +14,7 @@ import (
 type tree struct {
 	context.Context
 
+	bus    *Bus
 	mu     sync.Mutex
 	queue  []*item
 	first  int
@@ -35,7 +36,7 @@ func (b *Bus) newTree(ctx context.Context) *tree {
 	t := b.trees.Get().(*tree)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.Context, t.closed = ctx, false
+	t.Context, t.bus, t.closed = ctx, b, false
 	t.queue, t.first, t.done = t.inline[:0], 0, t.inlineDone[:0]
 	return t
 }
@@ -54,7 +55,7 @@ func (t *tree) Value(key any) any {
 		return t
 	}
 	if key == driver.WaitKey() {
-		return t.handOver
+		return t.waiting
 	}
 	return t.Context.Value(key)
 }
@@ -121,14 +122,21 @@ func (t *tree) drain() {
 	orderly = true
 }
 
-// handOver leaves what the queue holds to workers. The tree stays open.
-func (t *tree) handOver() {
-	t.mu.Lock()
-	items := append([]*item(nil), t.queue[t.first:]...)
-	t.queue, t.first = t.queue[:0], 0
-	t.mu.Unlock()
-	for _, i := range items {
-		i.subscription.handOver(i)
+// waiting is called when the driver is about to wait for room: that may be taken
+// by events which this goroutine, or one that waits for it, was to run.
+func (t *tree) waiting() { t.bus.handOverReserved() }
+
+// handOverReserved leaves every lane that a Publish has reserved to workers.
+func (b *Bus) handOverReserved() {
+	for _, s := range b.subscriptions {
+		s.mu.Lock()
+		for _, l := range s.lanes {
+			if l.state == laneReserved {
+				s.makeReady(l)
+			}
+		}
+		s.dispatch()
+		s.mu.Unlock()
 	}
 }
 

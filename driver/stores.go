@@ -94,8 +94,8 @@ type DeadLetter struct {
 // its own broker; a store can take its place.
 type DeadLetters interface {
 	// PutDeadLetter stores one dead letter and returns nil when it is as
-	// durable as the driver. Putting the same subscription and id again is
-	// accepted; a topic or queue may then hold it twice. While it fails, the
+	// durable as the driver. Putting the same subscription, type and id again
+	// is accepted; a topic or queue may then hold it twice. While it fails, the
 	// engine holds the lane.
 	PutDeadLetter(ctx context.Context, letter DeadLetter) error
 }
@@ -125,8 +125,8 @@ type Parked struct {
 // different lanes; for one lane the engine calls one at a time.
 type Lanes interface {
 	// Park appends events to the end of their lane, in the order given; all are
-	// of one lane. An event whose ID that lane holds already is not appended
-	// again. ErrLanesFull says that the store's bound is reached: nothing was
+	// of one lane. An event whose type and ID that lane holds already is not
+	// appended again. ErrLanesFull says that the store's bound is reached: nothing was
 	// appended.
 	Park(ctx context.Context, subscription string, events []Parked) error
 

@@ -95,7 +95,7 @@ type heldMessage struct {
 	size    int
 }
 
-type deadKey struct{ subscription, id string }
+type deadKey struct{ subscription, eventType, aggregateID, id string }
 
 var (
 	_ driver.Direct      = (*Driver)(nil)
@@ -137,6 +137,13 @@ func (d *Driver) RunInPublish() bool { return !d.options.Async }
 // handler's context: then the error wraps [driver.ErrFull].
 func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
 	d.mu.Lock()
+	for n := range messages { // before the first is stored
+		if events, size := d.cost(&messages[n]); events > d.options.MaxEvents || size > d.options.MaxBytes {
+			d.mu.Unlock()
+			return fmt.Errorf("memory: event %s for %d subscriptions: %w: the bound is %d events and %d bytes",
+				messages[n].ID, events, driver.ErrTooLarge, d.options.MaxEvents, d.options.MaxBytes)
+		}
+	}
 	for done := 0; done < len(messages); {
 		if d.closed {
 			d.mu.Unlock()
@@ -144,11 +151,6 @@ func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
 		}
 		m := &messages[done]
 		events, size := d.cost(m)
-		if events > d.options.MaxEvents || size > d.options.MaxBytes {
-			d.mu.Unlock()
-			return partial(len(messages), done, fmt.Errorf("memory: event %s for %d subscriptions: %w: the bound is %d events and %d bytes",
-				m.ID, events, driver.ErrTooLarge, d.options.MaxEvents, d.options.MaxBytes))
-		}
 		if d.events+events <= d.options.MaxEvents && d.bytes+size <= d.options.MaxBytes {
 			d.events += events
 			d.bytes += size
@@ -168,7 +170,10 @@ func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
 		select {
 		case <-room:
 		case <-ctx.Done():
-			ended = context.Cause(ctx)
+			ended = ctx.Err()
+			if cause := context.Cause(ctx); !errors.Is(cause, ended) {
+				ended = fmt.Errorf("%w: %w", ended, cause)
+			}
 		}
 		d.mu.Lock()
 		d.waiters--
@@ -298,12 +303,12 @@ func (d *Driver) Usage() (events, bytes int) {
 	return d.events, d.bytes
 }
 
-// PutDeadLetter implements [driver.DeadLetters]. The same subscription and id
-// replaces the earlier one.
+// PutDeadLetter implements [driver.DeadLetters]. The same subscription and
+// event replaces the earlier one.
 func (d *Driver) PutDeadLetter(_ context.Context, letter driver.DeadLetter) error {
 	d.deadMu.Lock()
 	defer d.deadMu.Unlock()
-	key := deadKey{letter.Subscription, letter.ID}
+	key := deadKey{letter.Subscription, letter.Type, letter.AggregateID, letter.ID}
 	if n, known := d.known[key]; known {
 		d.dead[n] = letter
 		return nil
