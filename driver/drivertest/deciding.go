@@ -194,11 +194,15 @@ func block(s *scene) {
 }
 
 func parkIsRefused(s *scene) {
-	for _, store := range []driver.Lanes{nil, &shelf{}} {
+	stores := []driver.Lanes{nil, &shelf{}}
+	if s.features.Groups { // a parked lane would stay with one instance while its events go to another
+		stores = append(stores, &shelf{durable: true})
+	}
+	for _, store := range stores {
 		p := s.declare(settings{options: tidings.Options{Lanes: store}}, func(b *tidings.Bus) {
 			subscribe(s, b, "parking", tidings.SubscribeOptions{OnExhausted: tidings.Park}, stepTaken, newLedger().handler(nil))
 		})
-		s.refused(p, module+".parking", "Lanes", s.name)
+		s.refused(p, module+".parking", "park", "DeadLetter or Block", s.name)
 	}
 }
 
