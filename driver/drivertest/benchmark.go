@@ -46,7 +46,7 @@ func benchmarkHandled(b *testing.B, harness Harness) {
 		return nil
 	})
 	await := func(least int) {
-		deadline := time.Now().Add(harness.scale(patience))
+		deadline := time.Now().Add(harness.patience())
 		for handled.Load() < int64(least) {
 			if time.Now().After(deadline) {
 				b.Fatalf("%d of %d events were handled", handled.Load(), least)

@@ -20,6 +20,8 @@ var cases = []conformance{
 	// What is published arrives.
 	{"round trip", "an event arrives with every field of it as it was published, whatever text, number or time is in it",
 		nil, roundTrip},
+	{"payloads are not shared", "what a handler or the publisher does to the slices and maps of a payload, no other handler and no other attempt sees",
+		[]need{fanOut}, payloadsAreNotShared},
 	{"causes", "what a handler publishes with its context carries the correlation id of the chain and the id of its cause",
 		nil, causes},
 	{"trace", "trace context that a PublishObserver sets reaches the ProcessObserver, and other headers do where the broker has headers",

@@ -86,7 +86,7 @@ func (c *consuming) run() *consuming {
 	c.scene.Cleanup(c.stop)
 	select {
 	case <-c.sink.joined:
-	case <-time.After(c.scene.scale(patience)):
+	case <-time.After(c.scene.patience()):
 		c.scene.Fatal("the consumer has not joined")
 	}
 	return c
@@ -122,7 +122,7 @@ func (c *consuming) settle(outcome driver.Outcome, deliveries ...driver.Delivery
 }
 
 func (s *scene) limited() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.Background(), s.scale(patience))
+	return context.WithTimeout(context.Background(), s.patience())
 }
 
 // raw makes messages that the driver has no need to understand.

@@ -316,7 +316,7 @@ func handlerContext(s *scene) {
 			if attempt == 1 && got.err != nil {
 				s.Errorf("the context of the second attempt has ended: %v", got.err)
 			}
-		case <-time.After(s.scale(patience)):
+		case <-time.After(s.patience()):
 			s.Fatal("the handler does not return")
 		}
 	}

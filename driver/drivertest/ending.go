@@ -39,7 +39,7 @@ func drain(s *scene) {
 	for range lanes {
 		select {
 		case <-running:
-		case <-time.After(s.scale(patience)):
+		case <-time.After(s.patience()):
 			s.Fatalf("the handlers do not start: %v", l)
 		}
 	}

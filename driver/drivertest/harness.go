@@ -16,8 +16,12 @@ type Harness struct {
 	// with t.Cleanup; every driver value is closed by then.
 	NewBroker func(t testing.TB) Broker
 
-	// TimeScale stretches what the suite waits and lets handlers wait, for a
-	// slow broker or machine. 0 means 1.
+	// Patience is how long the suite waits for something that is sure to come.
+	// 0 means 20 seconds.
+	Patience time.Duration
+
+	// TimeScale stretches every time of the suite, Patience and the backoffs of
+	// handlers included, for a slow broker or machine. 0 means 1.
 	TimeScale float64
 }
 
@@ -129,8 +133,7 @@ func (s *scene) missing(c conformance) string {
 	return strings.Join(words, ", ")
 }
 
-// patience is how long something may take that is sure to come.
-const patience = 20 * time.Second
+func (h Harness) patience() time.Duration { return h.scale(cmp.Or(h.Patience, 20*time.Second)) }
 
 func (h Harness) scale(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * cmp.Or(h.TimeScale, 1))

@@ -91,6 +91,39 @@ func roundTrip(s *scene) {
 	}
 }
 
+func payloadsAreNotShared(s *scene) {
+	attempts := make(chan string, 16)
+	p := s.start(settings{}, func(b *tidings.Bus) {
+		for _, name := range []string{"first", "second", "third"} {
+			subscribe(s, b, name, tidings.SubscribeOptions{MaxAttempts: 3}, everything, func(ctx context.Context, e tidings.Event[everythingPayload]) error {
+				payload := e.Payload()
+				attempts <- fmt.Sprint(payload.Words, payload.Counts, payload.Bytes, *payload.Maybe, payload.Nested.Words)
+				payload.Words[0], payload.Bytes[0], *payload.Maybe, payload.Nested.Words[0] = name, 9, 9, name
+				payload.Counts[name] = 9
+				if d, _ := tidings.DeliveryFrom(ctx); d.Attempt == 1 {
+					return errNotYet
+				}
+				return nil
+			})
+		}
+	})
+	number := 1
+	payload := everythingPayload{Words: []string{"a", "b"}, Counts: map[string]int64{"a": 1}, Bytes: []byte{1, 2}, Maybe: &number, Nested: nestedPayload{Words: []string{"c"}}}
+	event := everything.New("a", payload)
+	payload.Words[0], payload.Bytes[0], number, payload.Nested.Words[0] = "changed", 7, 7, "changed"
+	p.publish(event)
+	for range 6 {
+		select {
+		case got := <-attempts:
+			if want := "[a b] map[a:1] [1 2] 1 [c]"; got != want {
+				s.Errorf("an attempt saw %s, %s was published", got, want)
+			}
+		case <-time.After(s.patience()):
+			s.Fatal("three subscriptions with two attempts each do not come")
+		}
+	}
+}
+
 func causes(s *scene) {
 	answers := make(chan tidings.Event[stepPayload], 2)
 	var p *process
@@ -112,7 +145,7 @@ func causes(s *scene) {
 		var e tidings.Event[stepPayload]
 		select {
 		case e = <-answers:
-		case <-time.After(s.scale(patience)):
+		case <-time.After(s.patience()):
 			s.Fatal("no answer")
 		}
 		cause := []tidings.Event[stepPayload]{root, child}[e.Payload().Number]
@@ -174,7 +207,7 @@ func trace(s *scene) {
 			if span == nil {
 				s.Error("the handler's context is not the one that the observer returned")
 			}
-		case <-time.After(s.scale(patience)):
+		case <-time.After(s.patience()):
 			s.Fatal("the events do not arrive")
 		}
 	}
@@ -408,7 +441,7 @@ func throughAnOutage(s *scene) {
 	var sending sync.WaitGroup
 	sending.Go(func() {
 		event := l.step("a")
-		for deadline := time.Now().Add(s.scale(patience)); ; {
+		for deadline := time.Now().Add(s.patience()); ; {
 			ctx, cancel := context.WithTimeout(context.Background(), s.scale(500*time.Millisecond))
 			err := p.Publish(ctx, event) // the same value: a second copy is a duplicate
 			cancel()

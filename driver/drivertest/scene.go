@@ -46,7 +46,7 @@ func (s *scene) open() driver.Driver {
 }
 
 func (s *scene) close(d driver.Driver) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.scale(patience))
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience())
 	defer cancel()
 	if err := d.Close(ctx); err != nil {
 		s.Errorf("Close: %v", err)
@@ -55,11 +55,13 @@ func (s *scene) close(d driver.Driver) {
 
 func (s *scene) scale(d time.Duration) time.Duration { return s.harness.scale(d) }
 
+func (s *scene) patience() time.Duration { return s.harness.patience() }
+
 // eventually waits until condition holds; state, which may be nil, is printed
 // when it never does.
 func (s *scene) eventually(what string, condition func() bool, state func() string) {
 	s.Helper()
-	limit := s.scale(patience)
+	limit := s.patience()
 	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	look := time.NewTicker(2 * time.Millisecond)
@@ -127,7 +129,7 @@ func (s *scene) declare(with settings, declare func(*tidings.Bus)) *process {
 	with.options.Logger = slog.New(slog.DiscardHandler)
 	with.options.Observers = append([]tidings.Observer{p.seen}, with.options.Observers...)
 	if with.options.DrainTimeout == 0 {
-		with.options.DrainTimeout = s.scale(patience)
+		with.options.DrainTimeout = s.patience()
 	}
 	p.Bus = tidings.New(under, &with.options)
 	if declare != nil {
@@ -148,7 +150,7 @@ func (p *process) run() {
 
 func (p *process) ready() {
 	p.scene.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), p.scene.scale(patience))
+	ctx, cancel := context.WithTimeout(context.Background(), p.scene.patience())
 	defer cancel()
 	if err := p.Ready(ctx); err != nil {
 		p.scene.Fatalf("the bus does not run: %v", err)
@@ -159,7 +161,7 @@ func (p *process) ready() {
 func (p *process) stop() {
 	p.scene.Helper()
 	p.cancel()
-	limit := time.NewTimer(2 * p.scene.scale(patience))
+	limit := time.NewTimer(2 * p.scene.patience())
 	defer limit.Stop()
 	select {
 	case <-p.ended:
@@ -189,7 +191,7 @@ func (p *process) publish(events ...tidings.DomainEvent) {
 }
 
 func (p *process) tryPublish(events ...tidings.DomainEvent) error {
-	ctx, cancel := context.WithTimeout(context.Background(), p.scene.scale(patience))
+	ctx, cancel := context.WithTimeout(context.Background(), p.scene.patience())
 	defer cancel()
 	return p.Publish(ctx, events...)
 }
@@ -228,7 +230,7 @@ func (s *scene) putRaw(messages ...driver.Message) {
 		return
 	}
 	s.spareOnce.Do(func() { s.spare = s.open() })
-	ctx, cancel := context.WithTimeout(context.Background(), s.scale(patience))
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience())
 	defer cancel()
 	if err := s.spare.Publish(ctx, messages); err != nil {
 		s.Fatalf("Publish of raw messages: %v", err)
@@ -258,7 +260,7 @@ func (s *scene) publishStates(err error) string {
 // complaints runs a bus that must be refused and returns why.
 func (s *scene) complaints(p *process) string {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), s.scale(patience))
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience())
 	defer cancel()
 	err := p.Run(ctx)
 	if err == nil {

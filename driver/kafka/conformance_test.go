@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,7 +37,9 @@ var namespaces atomic.Int64
 // conformance gives each case a namespace of its own on one broker, and leaves
 // nothing of it behind.
 func conformance(addresses []string) drivertest.Harness {
-	return drivertest.Harness{NewBroker: func(t testing.TB) drivertest.Broker {
+	// make mutants shortens it: what it breaks never comes.
+	shorter, _ := time.ParseDuration(os.Getenv("TIDINGS_TEST_PATIENCE"))
+	return drivertest.Harness{Patience: shorter, NewBroker: func(t testing.TB) drivertest.Broker {
 		prefix := fmt.Sprintf("conformance-%d-%d", time.Now().UnixNano(), namespaces.Add(1))
 		t.Cleanup(func() { removeNamespace(t, addresses, prefix) })
 		line := &line{}

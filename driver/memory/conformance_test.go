@@ -1,7 +1,9 @@
 package memory_test
 
 import (
+	"os"
 	"testing"
+	"time"
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
@@ -10,7 +12,9 @@ import (
 
 // harness is the driver in one mode: a value is the whole broker.
 func harness(options memory.Options) drivertest.Harness {
-	return drivertest.Harness{NewBroker: func(testing.TB) drivertest.Broker {
+	// make mutants shortens it: what it breaks never comes.
+	patience, _ := time.ParseDuration(os.Getenv("TIDINGS_TEST_PATIENCE"))
+	return drivertest.Harness{Patience: patience, NewBroker: func(testing.TB) drivertest.Broker {
 		var last *memory.Driver
 		return drivertest.Broker{
 			Open: func(testing.TB) driver.Driver {
