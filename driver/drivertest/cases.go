@@ -44,6 +44,8 @@ var cases = []conformance{
 		[]need{noFanOut}, fanOutIsRefused},
 	{"competing instances", "the instances of one subscription share its events: each takes part, and each event is handled by one of them",
 		[]need{groups}, competingInstances},
+	{"hand over", "an instance that joins starts nothing of an aggregate whose handler still runs in another, and goes on behind it when that is settled",
+		[]need{groups, ordered}, handOver},
 	{"a second bus is refused", "without consumer groups a second bus with the same subscription is refused, not given a copy of each event",
 		[]need{alone}, secondBusIsRefused},
 	{"start at", "a new subscription begins where it says: with everything that is stored, with what comes from now on, or at a time",

@@ -70,6 +70,49 @@ func competingInstances(s *scene) {
 	l.audit(s)
 }
 
+func handOver(s *scene) {
+	const lanes, each = 24, 3
+	l := newLedger()
+	release := make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	s.Cleanup(free) // else the first instance would not end
+	var first, second atomic.Int64
+	instance := func(handle func(number int)) func(*tidings.Bus) {
+		return func(b *tidings.Bus) {
+			subscribe(s, b, "handed", tidings.SubscribeOptions{Concurrency: lanes}, stepTaken, l.handler(func(_ context.Context, e tidings.Event[stepPayload]) error {
+				handle(e.Payload().Number)
+				return nil
+			}))
+		}
+	}
+	p := s.start(settings{}, instance(func(number int) {
+		if first.Add(1); number == 0 {
+			<-release
+		}
+	}))
+	for n := range lanes {
+		p.publish(l.steps(fmt.Sprint("lane-", n), each)...)
+	}
+	s.eventually("a handler of every aggregate runs", func() bool { return first.Load() == lanes }, l.String)
+	s.start(settings{crowd: true}, instance(func(int) { second.Add(1) }))
+	// Time for the second to be given what is not its own yet.
+	for deadline := time.Now().Add(s.scale(700 * time.Millisecond)); second.Load() == 0 && time.Now().Before(deadline); {
+		time.Sleep(s.scale(5 * time.Millisecond))
+	}
+	if n := second.Load(); n > 0 {
+		s.Errorf("the second instance started %d events while handlers of their aggregates ran in the first", n)
+	}
+	free()
+	l.audit(s)
+	s.eventually("the second instance takes part", func() bool {
+		for n := range lanes {
+			p.publish(l.step(fmt.Sprint("lane-", n)))
+		}
+		return second.Load() > 0
+	}, l.String)
+	l.audit(s)
+}
+
 func secondBusIsRefused(s *scene) {
 	l := newLedger()
 	d := s.open()

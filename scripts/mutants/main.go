@@ -30,22 +30,27 @@ import (
 //go:embed breaks.txt
 var table string
 
-// A mutant is one break: in file, old becomes new, and the test must fail.
+// A mutant is one break: in file, old becomes new, and each of its tests must
+// fail.
 type mutant struct {
-	name, file, test, packages string
-	old, new                   string
+	name, harm, file string
+	tests            []run
+	old, new         string
 }
+
+// A run is what go test is told: a package, and which tests of it.
+type run struct{ folder, tests string }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Stdout, os.Args[1:]); err != nil {
+	if err := tryAll(ctx, os.Stdout, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out io.Writer, words []string) (err error) {
+func tryAll(ctx context.Context, out io.Writer, words []string) (err error) {
 	mutants, err := parse(table)
 	if err != nil {
 		return err
@@ -64,14 +69,20 @@ func run(ctx context.Context, out io.Writer, words []string) (err error) {
 		return fmt.Errorf("copy the tree: %w", err)
 	}
 	survived := 0
-	sound := map[string]bool{}
+	sound := map[run]bool{}
 	for _, m := range mutants {
-		key := m.test + " " + m.packages
-		if !sound[key] {
-			if output, err := test(ctx, folder, m); err != nil {
-				return fmt.Errorf("%s: the test fails without the break:\n%s", m.name, output)
+		for _, r := range m.tests {
+			if sound[r] {
+				continue
 			}
-			sound[key] = true
+			output, err := test(ctx, folder, r)
+			if err != nil {
+				return fmt.Errorf("%s: %v without the break:\n%s", m.name, r, output)
+			}
+			if !strings.Contains(output, "--- PASS") {
+				return fmt.Errorf("%s: %v runs no test", m.name, r)
+			}
+			sound[r] = true
 		}
 		started := time.Now()
 		verdict, caught := try(ctx, folder, m)
@@ -80,6 +91,7 @@ func run(ctx context.Context, out io.Writer, words []string) (err error) {
 		}
 		if !caught {
 			survived++
+			verdict += "\n    " + m.harm
 		}
 		fmt.Fprintf(out, "%-40s %-9s %5.1fs  %s\n", m.name, map[bool]string{true: "caught", false: "SURVIVED"}[caught], time.Since(started).Seconds(), verdict)
 	}
@@ -105,39 +117,42 @@ func try(ctx context.Context, folder string, m mutant) (verdict string, caught b
 		return err.Error(), false
 	}
 	defer os.WriteFile(path, whole, 0o600) //nolint:errcheck // the next break would say that it does not apply
-	if output, err := command(ctx, folder, "go", "vet", m.packages); err != nil {
+	if output, err := command(ctx, folder, "go", "vet", "./"+filepath.Dir(m.file)); err != nil {
 		return "does not compile: " + lastLine(output), false
 	}
-	output, err := test(ctx, folder, m)
-	if err == nil {
-		return "no test noticed: go test -run '" + m.test + "' " + m.packages, false
-	}
-	if failed := failure.FindAllStringSubmatch(output, -1); failed != nil {
-		var names []string
-		for _, f := range failed {
-			if !slices.Contains(names, f[1]) {
-				names = append(names, f[1])
-			}
+	var by []string
+	for _, r := range m.tests {
+		output, err := test(ctx, folder, r)
+		if err == nil {
+			return fmt.Sprintf("not noticed: %v passes", r), false
 		}
-		return "by " + strings.Join(names[:min(3, len(names))], ", "), true
+		failed := failure.FindAllStringSubmatch(output, -1)
+		switch {
+		case failed != nil:
+			by = append(by, failed[len(failed)-1][1]) // the innermost is the last
+		case strings.Contains(output, "test timed out"), strings.Contains(output, "deadlock"), strings.Contains(output, "panic:"):
+			by = append(by, fmt.Sprintf("%v, which does not end well", r))
+		default:
+			return fmt.Sprintf("%v did not run: %s", r, lastLine(output)), false
+		}
 	}
-	if strings.Contains(output, "test timed out") || strings.Contains(output, "deadlock") || strings.Contains(output, "panic:") {
-		return "by a run that does not end well: " + m.test, true
-	}
-	return "the test did not run: " + lastLine(output), false
+	return "by " + strings.Join(by, " and "), true
 }
 
 var failure = regexp.MustCompile(`(?m)^\s*--- FAIL: (\S+)`)
 
-func test(ctx context.Context, folder string, m mutant) (string, error) {
-	return command(ctx, folder, "go", "test", "-count=1", "-timeout=90s", "-run", m.test, m.packages)
+func test(ctx context.Context, folder string, r run) (string, error) {
+	return command(ctx, folder, "go", "test", "-v", "-count=1", "-timeout=90s", "-run", r.tests, r.folder)
 }
+
+func (r run) String() string { return "go test -run '" + r.tests + "' " + r.folder }
 
 func command(ctx context.Context, folder string, name string, arguments ...string) (string, error) {
 	c := exec.CommandContext(ctx, name, arguments...)
 	c.Dir = folder
-	// A real broker has no part in this: each break is caught without one.
-	c.Env = append(os.Environ(), "KAFKA_BROKERS=", "TIDINGS_REQUIRE_BROKERS=")
+	// A real broker has no part in this: each break is caught without one. What a
+	// break keeps from coming is not waited for as long as on a busy machine.
+	c.Env = append(os.Environ(), "KAFKA_BROKERS=", "TIDINGS_REQUIRE_BROKERS=", "TIDINGS_TEST_PATIENCE=5s")
 	output, err := c.CombinedOutput()
 	return string(output), err
 }
@@ -147,9 +162,9 @@ func lastLine(output string) string {
 	return lines[len(lines)-1]
 }
 
-// parse reads the table: blocks that begin with "=== name", then "file", "test"
-// and "packages" lines, then the old text between "---" and "+++", and the new
-// text up to the next block.
+// parse reads the table: blocks that begin with "=== name", then lines with "#"
+// (the harm), "file" and "test", then the old text between "---" and "+++", and
+// the new text up to the next block.
 func parse(text string) ([]mutant, error) {
 	var mutants []mutant
 	_, text, _ = strings.Cut(text, "\n=== ")
@@ -167,16 +182,16 @@ func parse(text string) ([]mutant, error) {
 			case "file":
 				m.file = value
 			case "test":
-				m.test = value
-			case "packages":
-				m.packages = value
+				folder, tests, _ := strings.Cut(value, " ")
+				m.tests = append(m.tests, run{folder, tests})
 			case "#":
+				m.harm = value
 			default:
 				return nil, fmt.Errorf("breaks.txt: %s: unknown word %q", m.name, word)
 			}
 		}
-		if m.file == "" || m.test == "" || m.packages == "" {
-			return nil, fmt.Errorf("breaks.txt: %s needs file, test and packages", m.name)
+		if m.file == "" || m.harm == "" || len(m.tests) == 0 {
+			return nil, fmt.Errorf("breaks.txt: %s needs #, file and test", m.name)
 		}
 		mutants = append(mutants, m)
 	}
