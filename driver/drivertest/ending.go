@@ -114,7 +114,7 @@ func (s *scene) restarting(l *ledger, with settings, mended *atomic.Bool) *proce
 
 func (s *scene) stubborn(l *ledger, mended *atomic.Bool) func(*tidings.Bus) {
 	return func(b *tidings.Bus) {
-		subscribe(s, b, "stubborn", tidings.SubscribeOptions{MaxAttempts: 1 << 30, Backoff: s.steady(10 * time.Millisecond)}, stepTaken,
+		subscribe(s, b, "stubborn", tidings.SubscribeOptions{RequireDurable: true, MaxAttempts: 1 << 30, Backoff: s.steady(10 * time.Millisecond)}, stepTaken,
 			l.handler(func(_ context.Context, e tidings.Event[stepPayload]) error {
 				if e.AggregateID() == "stuck" && e.Payload().Number == 0 && !mended.Load() {
 					return errNotYet

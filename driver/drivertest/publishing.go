@@ -97,7 +97,7 @@ func payloadsAreNotShared(s *scene) {
 		for _, name := range []string{"first", "second", "third"} {
 			subscribe(s, b, name, tidings.SubscribeOptions{MaxAttempts: 3}, everything, func(ctx context.Context, e tidings.Event[everythingPayload]) error {
 				payload := e.Payload()
-				attempts <- fmt.Sprint(payload.Words, payload.Counts, payload.Bytes, *payload.Maybe, payload.Nested.Words)
+				attempts <- fmt.Sprintf("%v %v %d %d %v", payload.Words, payload.Counts, payload.Bytes, *payload.Maybe, payload.Nested.Words)
 				payload.Words[0], payload.Bytes[0], *payload.Maybe, payload.Nested.Words[0] = name, 9, 9, name
 				payload.Counts[name] = 9
 				if d, _ := tidings.DeliveryFrom(ctx); d.Attempt == 1 {
