@@ -87,7 +87,7 @@ func (e *PublishError) Error() string {
 	}
 	var b strings.Builder
 	b.WriteString("tidings: publish")
-	if first != nil && first.Event != nil && first.Event.record() != nil {
+	if first != nil && recordOf(first.Event) != nil {
 		fmt.Fprintf(&b, " %s %s", first.Event.Type(), first.Event.ID())
 	}
 	if len(e.Results) > 1 {

@@ -161,9 +161,23 @@ func (b *Bus) observeFailure(ctx context.Context, err error) error {
 	return err
 }
 
+// recordOf returns what an event holds, or nil: also for a type that embeds the
+// interface with nothing in it.
+func recordOf(e DomainEvent) (r record) {
+	if e == nil {
+		return nil
+	}
+	defer func() {
+		if recover() != nil {
+			r = nil
+		}
+	}()
+	return e.record()
+}
+
 func publication(e DomainEvent, kind Kind, err error) Observation {
 	o := Observation{Kind: kind, Err: err}
-	if e == nil || e.record() == nil {
+	if recordOf(e) == nil {
 		return o
 	}
 	h := e.record().head()
@@ -192,7 +206,7 @@ func (b *Bus) encode(ctx context.Context, from *Module, events []DomainEvent, me
 	}
 	records := messages // Value holds each event's record until it is encoded
 	for n, e := range events {
-		if e == nil || e.record() == nil {
+		if recordOf(e) == nil {
 			refuse(n, errors.New("the event is empty: make it with Contract.New"))
 			continue
 		}
