@@ -187,7 +187,6 @@ func (s *subscription) makeWait(l *lane, wait time.Duration, counted bool) {
 		s.bus.tally.LaneWaiting(1)
 	}
 	s.waiting++
-	s.setState(l, laneWaiting)
 	generation := l.generation
 	l.timer = s.bus.clock.AfterFunc(wait, func() {
 		s.mu.Lock()
@@ -198,6 +197,8 @@ func (s *subscription) makeWait(l *lane, wait time.Duration, counted bool) {
 			s.dispatch()
 		}
 	})
+	// The clock is told that the lane rests when it knows until when, not before.
+	s.setState(l, laneWaiting)
 }
 
 // dispatch starts workers for ready lanes while slots are free. The caller
