@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -354,6 +355,9 @@ func honestStates(s *scene) {
 		err := p.Publish(ctx, events...)
 		cancel()
 		failed, partly := errors.AsType[*tidings.PublishError](err)
+		if partly && !slices.ContainsFunc(failed.Results, func(r tidings.PublishResult) bool { return r.State != tidings.Stored }) {
+			s.Errorf("Publish failed, and calls each of its events stored: %v", err)
+		}
 		for n, e := range events {
 			switch {
 			case err == nil:
