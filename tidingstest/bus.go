@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,17 +19,19 @@ import (
 
 // Bus is a bus for one test. It is a [tidings.Bus] that starts by itself when
 // something is to be settled, and ends with the test. Subscribe before that. Its
-// own methods are for the test's goroutine; publishing is for any.
+// own methods are for the goroutine of the test that made it; a subtest has a
+// bus of its own, or uses [Expect] and [ExpectNone], which take its t.
+// Publishing is for any goroutine.
 type Bus struct {
 	*tidings.Bus
-	t        testing.TB
-	clock    *clock
-	driver   *steps
-	story    *story
-	seed     uint64
-	patience time.Duration
-	longest  time.Duration
-	start    sync.Once
+	t       testing.TB
+	clock   *clock
+	driver  *steps
+	story   *story
+	random  *rand.Rand // the order of channels; used by the goroutine that settles
+	seed    uint64
+	longest time.Duration
+	start   sync.Once
 }
 
 // Option changes a [Bus]: [Seed], [Configure] or [Longest].
@@ -46,7 +50,8 @@ func Seed(seed uint64) Option {
 	return func(s *settings) { s.seed, s.seeded = seed, true }
 }
 
-// Configure changes the options of the bus. Clock is the kit's own.
+// Configure changes the options of the bus. Clock is the kit's own. With
+// DeadLetters of its own, [Bus.DeadLetters] has none.
 func Configure(change func(*tidings.Options)) Option {
 	return func(s *settings) { s.configure = append(s.configure, change) }
 }
@@ -76,13 +81,13 @@ func NewBus(t testing.TB, options ...Option) *Bus {
 		s.seed = rand.Uint64()
 	}
 	b := &Bus{
-		t:        t,
-		clock:    newClock(),
-		driver:   &steps{random: rand.New(rand.NewPCG(s.seed, 0))},
-		story:    &story{},
-		seed:     s.seed,
-		patience: 30 * time.Second,
-		longest:  s.longest,
+		t:       t,
+		clock:   newClock(),
+		driver:  &steps{},
+		story:   &story{},
+		random:  newRandom(s.seed),
+		seed:    s.seed,
+		longest: s.longest,
 	}
 	o := tidings.Options{Logger: slog.New(slog.DiscardHandler)}
 	for _, change := range s.configure {
@@ -92,7 +97,7 @@ func NewBus(t testing.TB, options ...Option) *Bus {
 		o.DrainTimeout = 100 * time.Millisecond // nothing is due any more: virtual time stands still
 	}
 	o.Clock = b.clock
-	o.Observers = append(o.Observers, b.story)
+	o.Observers = append(slices.Clip(o.Observers), b.story)
 	b.Bus = tidings.New(b.driver, &o)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -102,23 +107,30 @@ func NewBus(t testing.TB, options ...Option) *Bus {
 	return b
 }
 
-// Start runs the bus until the test ends. Settle and the expectations call it.
+// Start runs the bus until the test ends. Settle and the expectations call it;
+// call it to hear earlier what is declared wrongly.
 func (b *Bus) Start() {
 	b.t.Helper()
+	b.run(b.t)
+}
+
+// run starts the bus once; t is told what is wrong.
+func (b *Bus) run(t testing.TB) {
+	t.Helper()
 	b.start.Do(func() {
-		b.t.Helper()
+		t.Helper()
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- b.Run(ctx) }()
 		err := b.Ready(ctx)
-		b.t.Cleanup(func() {
+		b.t.Cleanup(func() { // of the bus's test: it outlives a subtest that expects
 			cancel()
 			if runErr := <-done; runErr != nil && err == nil {
 				b.t.Errorf("tidingstest: Run: %v", runErr)
 			}
 		})
 		if err != nil {
-			b.t.Fatalf("tidingstest: %v", err)
+			t.Fatalf("tidingstest: %v", err)
 		}
 		b.driver.begin()
 	})
@@ -130,19 +142,31 @@ func (b *Bus) Start() {
 // retried without end or a handler does not return.
 func (b *Bus) Settle() {
 	b.t.Helper()
-	b.Start()
+	b.settle(b.t)
+}
+
+func (b *Bus) settle(t testing.TB) {
+	t.Helper()
+	b.run(t)
 	limit := b.clock.Now().Add(b.longest)
 	for {
-		b.awaitQuiet()
-		if b.driver.deliver() {
-			continue
-		}
+		b.deliverAll(t)
 		if !b.clock.lanesWait() {
 			return
 		}
-		if !b.clock.step(limit) {
-			b.t.Fatalf("tidingstest: after %v of virtual time something is still retried:\n%s", b.longest, b.Story())
+		if !b.clock.step(limit, b.random) {
+			t.Fatalf("tidingstest: after %v of virtual time something is still retried:\n%s%s", b.longest, b.story.unfinished(), b.account())
 		}
+	}
+}
+
+// deliverAll hands out what is published, one message at a time, until nothing
+// is left and nothing runs.
+func (b *Bus) deliverAll(t testing.TB) {
+	t.Helper()
+	b.awaitQuiet(t)
+	for b.driver.deliver(b.random) {
+		b.awaitQuiet(t)
 	}
 }
 
@@ -151,15 +175,9 @@ func (b *Bus) Settle() {
 func (b *Bus) Advance(d time.Duration) {
 	b.t.Helper()
 	b.Settle()
-	for until := b.clock.Now().Add(d); ; {
-		again := b.clock.step(until)
-		b.awaitQuiet()
-		for b.driver.deliver() {
-			b.awaitQuiet()
-		}
-		if !again {
-			break
-		}
+	until := b.clock.Now().Add(d)
+	for b.clock.step(until, b.random) {
+		b.deliverAll(b.t)
 	}
 	b.Settle()
 }
@@ -167,11 +185,25 @@ func (b *Bus) Advance(d time.Duration) {
 // Now is the virtual time, which the engine works with.
 func (b *Bus) Now() time.Time { return b.clock.Now() }
 
-func (b *Bus) awaitQuiet() {
-	b.t.Helper()
-	if !b.clock.awaitQuiet(b.patience) {
-		b.t.Fatalf("tidingstest: a handler has not returned for %v. Virtual time stands still while one runs, so its timeout does not come:\n%s", b.patience, b.Story())
+const (
+	// patience is how long a handler may run, in real time, before virtual time
+	// goes on to what it may be waiting for.
+	patience = 10 * time.Second
+	// chances is how often that happens before the test fails: for the end of its
+	// context, and for the engine's look at handlers that ignore it.
+	chances = 3
+)
+
+func (b *Bus) awaitQuiet(t testing.TB) {
+	t.Helper()
+	limit := b.clock.Now().Add(b.longest)
+	for range chances {
+		if b.clock.awaitQuiet(patience) {
+			return
+		}
+		b.clock.step(limit, b.random)
 	}
+	t.Fatalf("tidingstest: a handler has not returned for %v, also after its time was over:\n%s%s", chances*patience, b.story.unfinished(), b.account())
 }
 
 // DeadLetters settles and returns what subscriptions gave up on, oldest first.
@@ -182,10 +214,14 @@ func (b *Bus) DeadLetters() []driver.DeadLetter {
 }
 
 // Handled settles and returns the ids of the events that a subscription
-// ("module.name") has handled, in that order.
+// ("module.name") has handled, in that order. It fails the test when there is no
+// such subscription.
 func (b *Bus) Handled(subscription string) []string {
 	b.t.Helper()
 	b.Settle()
+	if names := b.driver.subscriptions(); !slices.Contains(names, subscription) {
+		b.t.Fatalf("tidingstest: there is no subscription %q; there are: %s", subscription, strings.Join(names, ", "))
+	}
 	return b.story.handled(subscription)
 }
 
@@ -194,3 +230,17 @@ func (b *Bus) Handled(subscription string) []string {
 func (b *Bus) Story() string {
 	return b.story.String() + fmt.Sprintf("(TIDINGS_TEST_SEED=%d)\n", b.seed)
 }
+
+// accountLines bounds the story in the message of a failure.
+const accountLines = 200
+
+// account is the story as a failure prints it.
+func (b *Bus) account() string {
+	lines := strings.SplitAfter(b.Story(), "\n")
+	if len(lines) <= accountLines {
+		return strings.Join(lines, "")
+	}
+	return strings.Join(lines[:accountLines], "") + fmt.Sprintf("  … and %d lines more, see Bus.Story\n(TIDINGS_TEST_SEED=%d)\n", len(lines)-accountLines, b.seed)
+}
+
+func newRandom(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }

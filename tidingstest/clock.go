@@ -1,6 +1,7 @@
 package tidingstest
 
 import (
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -105,9 +106,11 @@ func (c *clock) lanesWait() bool {
 	return c.waiting > 0
 }
 
-// step advances to the next timer, not beyond limit, and starts what is due. It
-// reports false when there is none until then; the time is limit after that.
-func (c *clock) step(limit time.Time) bool {
+// step advances to the next timer, not beyond limit, and starts it: one, also
+// where several are due, so that handlers do not run in parallel. Chance decides
+// between equal times. It reports false when there is none until then; the time
+// is limit after that.
+func (c *clock) step(limit time.Time, random *rand.Rand) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.timers) == 0 || c.timers[0].at.After(limit) {
@@ -116,17 +119,21 @@ func (c *clock) step(limit time.Time) bool {
 		}
 		return false
 	}
-	if at := c.timers[0].at; at.After(c.now) {
-		c.now = at
+	first := c.timers[0].at
+	equal := 1
+	for equal < len(c.timers) && c.timers[equal].at.Equal(first) {
+		equal++
 	}
-	for len(c.timers) > 0 && !c.timers[0].at.After(c.now) {
-		t := c.timers[0]
-		c.timers = slices.Delete(c.timers, 0, 1)
-		c.active++ // until the call is over, or the engine has taken over
-		go func() {
-			defer c.LaneActive(-1)
-			t.f()
-		}()
+	chosen := random.IntN(equal)
+	t := c.timers[chosen]
+	c.timers = slices.Delete(c.timers, chosen, chosen+1)
+	if first.After(c.now) {
+		c.now = first
 	}
+	c.active++ // until the call is over, or the engine has taken over
+	go func() {
+		defer c.LaneActive(-1)
+		t.f()
+	}()
 	return true
 }

@@ -13,8 +13,6 @@ import (
 // steps is the driver of a test: it keeps what is published per subscription and
 // channel, and delivers one message when it is told to.
 type steps struct {
-	random *rand.Rand // used by the goroutine that settles only
-
 	mu      sync.Mutex
 	queues  []*queue
 	held    []driver.Message // published before the bus ran
@@ -88,7 +86,7 @@ func (d *steps) begin() {
 
 // deliver hands out the head of a queue that chance chooses; false when all are
 // empty.
-func (d *steps) deliver() bool {
+func (d *steps) deliver(random *rand.Rand) bool {
 	d.mu.Lock()
 	var full []*queue
 	for _, q := range d.queues {
@@ -100,12 +98,24 @@ func (d *steps) deliver() bool {
 		d.mu.Unlock()
 		return false
 	}
-	q := full[d.random.IntN(len(full))]
+	q := full[random.IntN(len(full))]
 	m := q.messages[0]
 	q.messages = q.messages[1:]
 	d.mu.Unlock()
 	q.sink.Deliver(context.Background(), []driver.Delivery{{Message: m, Ref: position(q.channel + "/" + m.ID)}})
 	return true
+}
+
+// subscriptions returns the names of all, sorted.
+func (d *steps) subscriptions() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var names []string
+	for _, q := range d.queues {
+		names = append(names, q.subscription)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 func (d *steps) PutDeadLetter(_ context.Context, letter driver.DeadLetter) error {

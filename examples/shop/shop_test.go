@@ -51,7 +51,7 @@ func TestAProfileIsMadeOncePerUser(t *testing.T) {
 	if err := bus.Publish(t.Context(), careless); err != nil {
 		t.Fatal(err)
 	}
-	e := tidingstest.Expect(bus, identityevents.UserCreated)
+	e := tidingstest.Expect(t, bus, identityevents.UserCreated)[0]
 	profiles := accounts.Profiles()
 	if len(profiles) != 1 || profiles[0] != (billing.Profile{UserID: ada, Email: "ada@example.com", EventID: e.ID()}) {
 		t.Errorf("profiles %+v\n%s", profiles, bus.Story())
@@ -66,10 +66,10 @@ func TestASubscriptionIsAnnounced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := tidingstest.Expect(bus, billingevents.SubscriptionActivated, func(e tidings.Event[billingevents.SubscriptionActivatedPayload]) bool {
+	e := tidingstest.Expect(t, bus, billingevents.SubscriptionActivated, func(e tidings.Event[billingevents.SubscriptionActivatedPayload]) bool {
 		return e.AggregateID() == id && e.Payload().PlanID == "pro"
-	})
-	tidingstest.ExpectNone(bus, identityevents.UserCreated)
+	})[0]
+	tidingstest.ExpectNone(t, bus, identityevents.UserCreated)
 	if got := sent.Sent(); len(got) != 1 || got[0] != (notifications.Notification{UserID: "u-1", Kind: "subscription", EventID: e.ID()}) {
 		t.Errorf("sent %+v", got)
 	}
