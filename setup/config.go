@@ -3,6 +3,7 @@ package setup
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -20,8 +21,8 @@ const (
 )
 
 // Config is every variable that setup reads. Each field's tag names its
-// variable; all are optional but where said. It holds a password: String, %v and
-// logs show none.
+// variable; all are optional but where said. It holds a password, which String,
+// %v, logs and JSON do not show.
 type Config struct {
 	// Driver is in-memory (the default) or kafka.
 	Driver string `env:"EVENT_DRIVER"`
@@ -32,8 +33,8 @@ type Config struct {
 	// installations share a broker.
 	Namespace string `env:"EVENT_NAMESPACE"`
 
-	// KafkaBrokers are addresses "host:port", separated by commas. Kafka needs
-	// it.
+	// KafkaBrokers are addresses "host:port", separated by commas, with no
+	// scheme and no user. Kafka needs it.
 	KafkaBrokers string `env:"KAFKA_BROKERS"`
 	// KafkaTLSCA is a PEM file with the authority that signed the brokers'
 	// certificates; it turns TLS on. The word "system" means the system's
@@ -48,7 +49,7 @@ type Config struct {
 	KafkaSASLMechanism string `env:"KAFKA_SASL_MECHANISM"`
 	// KafkaSASLUser and KafkaSASLPassword are for SASL.
 	KafkaSASLUser     string `env:"KAFKA_SASL_USER"`
-	KafkaSASLPassword string `env:"KAFKA_SASL_PASSWORD"`
+	KafkaSASLPassword string `env:"KAFKA_SASL_PASSWORD" json:"-"`
 }
 
 // String names driver, environment and namespace, and no secret.
@@ -58,6 +59,12 @@ func (c Config) String() string {
 
 // GoString is String: %#v shows no secret either.
 func (c Config) GoString() string { return c.String() }
+
+// LogValue implements [slog.LogValuer]: as String, also for a handler that writes
+// JSON.
+func (c Config) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("EVENT_DRIVER", c.Driver), slog.String("EVENT_ENV", string(c.Environment)), slog.String("EVENT_NAMESPACE", c.Namespace))
+}
 
 // Read fills a Config from a function like [os.Getenv].
 func Read(getenv func(string) string) Config {
@@ -86,7 +93,7 @@ func (c *Config) check() (errs []error) {
 		errs = append(errs, fmt.Errorf("EVENT_ENV is %q: it is production, staging, development or test", c.Environment))
 	}
 	if _, ok := drivers()[c.driver()]; !ok {
-		errs = append(errs, fmt.Errorf("EVENT_DRIVER is %q: it is one of %s", c.Driver, strings.Join(names(), ", ")))
+		errs = append(errs, fmt.Errorf("EVENT_DRIVER is %q: it is one of %s", c.Driver, strings.Join(names(""), ", ")))
 	}
 	return errs
 }

@@ -34,19 +34,29 @@ type Options struct {
 
 const inMemory = "in-memory"
 
-// drivers has one entry per driver. An entry makes the driver, or returns every
-// complaint about its variables.
-func drivers() map[string]func(Config, *Options) (driver.Driver, []error) {
-	return map[string]func(Config, *Options) (driver.Driver, []error){
-		inMemory: newMemory,
-		"kafka":  newKafka,
+// entry is all that setup knows of one driver.
+type entry struct {
+	// open makes the driver, or returns every complaint about its variables.
+	open func(Config, *Options) (driver.Driver, []error)
+	// variable names the one that says where the broker is, and address is its
+	// value. Without a broker they are not set.
+	variable string
+	address  func(Config) string
+}
+
+// drivers is the table: a further driver is one entry, and its variables in
+// Config.
+func drivers() map[string]entry {
+	return map[string]entry{
+		inMemory: {open: openMemory},
+		"kafka":  {open: openKafka, variable: "KAFKA_BROKERS", address: func(c Config) string { return c.KafkaBrokers }},
 	}
 }
 
-func names() []string { return slices.Sorted(maps.Keys(drivers())) }
-
-// variable names the variable that says where a driver's broker is.
-var variable = map[string]string{"kafka": "KAFKA_BROKERS"}
+// names lists the drivers, but for one.
+func names(but string) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(drivers())), func(name string) bool { return name == but })
+}
 
 // FromEnv makes a bus with the driver that EVENT_DRIVER names, configured by the
 // variables that [Config] lists, and asks its broker whether it answers. The
@@ -62,16 +72,23 @@ func New(ctx context.Context, config Config, options *Options) (*tidings.Bus, er
 	}
 	errs := config.check()
 	var d driver.Driver
-	if build, ok := drivers()[config.driver()]; ok {
-		made, complaints := build(config, options)
+	chosen, known := drivers()[config.driver()]
+	if known {
+		made, complaints := chosen.open(config, options)
 		d = made
 		errs = append(errs, complaints...)
 	}
+	var err error
 	if len(errs) > 0 {
-		return nil, complaint(errs)
+		err = complaint(errs)
+	} else {
+		err = ask(ctx, d, chosen, config, options)
 	}
-	if err := ask(ctx, d, config, options); err != nil {
-		return nil, errors.Join(err, d.Close(context.WithoutCancel(ctx)))
+	if err != nil {
+		if d != nil {
+			err = errors.Join(err, d.Close(context.WithoutCancel(ctx)))
+		}
+		return nil, err
 	}
 	return tidings.New(d, &options.Bus), nil
 }
@@ -85,7 +102,7 @@ func complaint(errs []error) error {
 
 // ask finds out at start, and not at the first event, that a broker is not
 // there.
-func ask(ctx context.Context, d driver.Driver, config Config, options *Options) error {
+func ask(ctx context.Context, d driver.Driver, chosen entry, config Config, options *Options) error {
 	checker, ok := d.(driver.Checker)
 	if !ok || options.CheckTimeout < 0 {
 		return nil
@@ -97,17 +114,20 @@ func ask(ctx context.Context, d driver.Driver, config Config, options *Options) 
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := checker.Check(ctx); err != nil {
-		return fmt.Errorf("setup: EVENT_DRIVER=%s, %s=%s: the broker was asked and did not answer as it should: %w",
-			config.driver(), variable[config.driver()], config.KafkaBrokers, err)
+		where := ""
+		if chosen.address != nil {
+			where = fmt.Sprintf(", %s=%s", chosen.variable, chosen.address(config))
+		}
+		return fmt.Errorf("setup: EVENT_DRIVER=%s%s: the broker was asked and did not answer as it should: %w", config.driver(), where, err)
 	}
 	return nil
 }
 
-func newMemory(config Config, options *Options) (driver.Driver, []error) {
+func openMemory(config Config, options *Options) (driver.Driver, []error) {
 	switch config.Environment {
 	case Production:
 		return nil, []error{errors.New("EVENT_ENV is production and EVENT_DRIVER is in-memory, by name or by default: events would be lost with the process and reach no other instance; " +
-			"set EVENT_DRIVER to one of " + strings.Join(slices.DeleteFunc(names(), func(name string) bool { return name == inMemory }), ", "))}
+			"set EVENT_DRIVER to one of " + strings.Join(names(inMemory), ", "))}
 	case "":
 		logger := options.Bus.Logger
 		if logger == nil {
@@ -124,9 +144,10 @@ func newMemory(config Config, options *Options) (driver.Driver, []error) {
 	return memory.New(&o), nil
 }
 
-func newKafka(config Config, options *Options) (driver.Driver, []error) {
-	var errs []error
+func openKafka(config Config, options *Options) (driver.Driver, []error) {
+	brokers, errs := addresses("KAFKA_BROKERS", config.KafkaBrokers)
 	o := kafka.Options{
+		Brokers:   brokers,
 		Namespace: config.Namespace,
 		SASL: kafka.SASL{
 			Mechanism: kafka.Mechanism(config.KafkaSASLMechanism),
@@ -135,35 +156,63 @@ func newKafka(config Config, options *Options) (driver.Driver, []error) {
 		},
 		Logger: options.Bus.Logger,
 	}
-	for broker := range strings.SplitSeq(config.KafkaBrokers, ",") {
-		if broker = strings.TrimSpace(broker); broker != "" {
-			o.Brokers = append(o.Brokers, broker)
-		}
-	}
-	if len(o.Brokers) == 0 {
-		errs = append(errs, fmt.Errorf("EVENT_DRIVER is kafka and KAFKA_BROKERS %w: name at least one, for example localhost:9092", errMissing))
-	}
-	if config.KafkaSASLMechanism != "" {
-		for _, needed := range []struct{ name, value string }{{"KAFKA_SASL_USER", config.KafkaSASLUser}, {"KAFKA_SASL_PASSWORD", config.KafkaSASLPassword}} {
-			if needed.value == "" {
-				errs = append(errs, fmt.Errorf("KAFKA_SASL_MECHANISM is set and %s %w", needed.name, errMissing))
-			}
-		}
-	}
 	encryption, complaints := encryption(config)
-	errs = append(errs, complaints...)
 	o.TLS = encryption
+	complaints = append(complaints, credentials(config)...)
 	if options.Kafka != nil {
 		options.Kafka(&o)
 	}
-	if len(errs) > 0 {
-		return nil, errs
+	if len(o.Brokers) == 0 && len(errs) == 0 {
+		errs = append(errs, fmt.Errorf("EVENT_DRIVER is kafka and KAFKA_BROKERS %w: name at least one, for example localhost:9092", errMissing))
 	}
+	if len(errs) > 0 { // the driver is asked for its own complaints all the same
+		o.Brokers = []string{"localhost:9092"}
+	}
+	if len(complaints) > 0 {
+		o.SASL, o.TLS = kafka.SASL{}, nil
+	}
+	errs = append(errs, complaints...)
 	d, err := kafka.New(o)
 	if err != nil {
-		return nil, []error{fmt.Errorf("EVENT_DRIVER=kafka (KAFKA_BROKERS, KAFKA_SASL_…, KAFKA_TLS_…, EVENT_NAMESPACE): %w", err)}
+		return nil, append(errs, fmt.Errorf("EVENT_DRIVER=kafka (KAFKA_BROKERS, KAFKA_SASL_…, KAFKA_TLS_…, EVENT_NAMESPACE): %w", err))
 	}
-	return d, nil
+	return d, errs // New closes it where there are complaints
+}
+
+// addresses splits a list. What has a scheme or a user is not repeated in the
+// complaint: a password may be in it.
+func addresses(variable, list string) (found []string, errs []error) {
+	n := 0
+	for address := range strings.SplitSeq(list, ",") {
+		if address = strings.TrimSpace(address); address == "" {
+			continue
+		}
+		if n++; strings.ContainsAny(address, "@/") {
+			errs = append(errs, fmt.Errorf("%s: address %d has a scheme, a user or a path: write host:port only; a user belongs in a variable of its own", variable, n))
+			continue
+		}
+		found = append(found, address)
+	}
+	return found, errs
+}
+
+// credentials says which variables of SASL are missing.
+func credentials(config Config) (errs []error) {
+	given := []struct{ name, value string }{
+		{"KAFKA_SASL_MECHANISM", config.KafkaSASLMechanism}, {"KAFKA_SASL_USER", config.KafkaSASLUser}, {"KAFKA_SASL_PASSWORD", config.KafkaSASLPassword},
+	}
+	var set []string
+	for _, variable := range given {
+		if variable.value != "" {
+			set = append(set, variable.name)
+		}
+	}
+	for _, variable := range given {
+		if variable.value == "" && len(set) > 0 {
+			errs = append(errs, fmt.Errorf("%s is set and %s %w: SASL needs all three", strings.Join(set, " and "), variable.name, errMissing))
+		}
+	}
+	return errs
 }
 
 // encryption is nil without KAFKA_TLS_CA.

@@ -3,6 +3,7 @@ package setup_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver/kafka"
 	"github.com/tidings-go/tidings/setup"
 )
 
@@ -37,6 +39,9 @@ func TestEachMistakeNamesItsVariable(t *testing.T) {
 		"unknown environment": {map[string]string{"EVENT_ENV": "prod"}, []string{`EVENT_ENV is "prod": it is production, staging, development or test`}},
 		"several at once": {map[string]string{"EVENT_DRIVER": "kafka", "EVENT_ENV": "prod", "KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_TLS_KEY": "x"},
 			[]string{"EVENT_ENV", "KAFKA_BROKERS is not set", "KAFKA_SASL_USER is not set", "KAFKA_SASL_PASSWORD is not set", "KAFKA_TLS_CA is not set"}},
+		"all at once, the driver's too": {map[string]string{"EVENT_DRIVER": "kafka", "EVENT_ENV": "prod", "EVENT_NAMESPACE": "a b", "KAFKA_SASL_USER": "app"},
+			[]string{"EVENT_ENV", "KAFKA_BROKERS is not set", "KAFKA_SASL_USER is set and KAFKA_SASL_MECHANISM is not set", "KAFKA_SASL_PASSWORD is not set", `Namespace "a b"`}},
+		"a url":           {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1,kafka://app:secret@host:9092"}, []string{"KAFKA_BROKERS: address 2 has a scheme, a user or a path"}},
 		"no such file":    {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "KAFKA_TLS_CA": "/nowhere/ca.pem"}, []string{"KAFKA_TLS_CA: open /nowhere/ca.pem"}},
 		"not an address":  {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "nonsense"}, []string{"KAFKA_BROKERS", "nonsense"}},
 		"bad namespace":   {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "EVENT_NAMESPACE": "a b"}, []string{"EVENT_NAMESPACE", "a b"}},
@@ -51,6 +56,9 @@ func TestEachMistakeNamesItsVariable(t *testing.T) {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("the error does not say %q:\n%v", want, err)
 				}
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("the error repeats a password: %v", err)
 			}
 		})
 	}
@@ -84,10 +92,46 @@ func TestNoSecretIsShown(t *testing.T) {
 	err := build(t, environment, &setup.Options{CheckTimeout: time.Second, Bus: tidings.Options{Logger: logger}})
 	config := setup.Read(func(name string) string { return environment[name] })
 	logger.Info("config", "config", config)
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("config", "config", config, "pointer", &config, "inside", struct{ C setup.Config }{config})
+	if text, err := json.Marshal(config); err != nil || strings.Contains(string(text), secret) {
+		t.Errorf("the password is in %s (%v)", text, err)
+	}
 	for _, text := range []string{fmt.Sprint(err), fmt.Sprintf("%v %+v %#v %s", config, config, config, config), log.String()} {
 		if strings.Contains(text, secret) {
 			t.Errorf("the password is in %q", text)
 		}
+	}
+}
+
+// What a program says in code needs no variable.
+func TestOptionsComeAfterTheEnvironment(t *testing.T) {
+	bus, err := setup.New(t.Context(), setup.Config{Driver: "kafka"}, &setup.Options{
+		CheckTimeout: -1, Kafka: func(o *kafka.Options) { o.Brokers = []string{"127.0.0.1:1"} },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bus.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Against a real broker: what FromEnv makes is connected.
+func TestFromEnvOnKafka(t *testing.T) {
+	if os.Getenv("KAFKA_BROKERS") == "" {
+		if os.Getenv("TIDINGS_REQUIRE_BROKERS") == "1" {
+			t.Fatal("KAFKA_BROKERS is not set and TIDINGS_REQUIRE_BROKERS is 1")
+		}
+		t.Skip("KAFKA_BROKERS is not set: scripts/brokers up kafka")
+	}
+	t.Setenv("EVENT_DRIVER", "kafka")
+	t.Setenv("EVENT_ENV", "production")
+	bus, err := setup.FromEnv(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bus.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -112,6 +156,20 @@ func TestEveryVariableIsDocumented(t *testing.T) {
 	slices.Sort(shown)
 	if !slices.Equal(declared, asked) || !slices.Equal(declared, shown) {
 		t.Errorf("Config has %v\nRead asks for %v\n.env.example shows %v", declared, asked, shown)
+	}
+}
+
+// The modules are wired the same on every driver; EVENT_DRIVER chooses it.
+func ExampleFromEnv() {
+	ctx := context.Background()
+	bus, err := setup.FromEnv(ctx, &setup.Options{Bus: tidings.Options{Source: "orders"}})
+	if err != nil {
+		slog.Error("no bus", "reason", err) // every complaint at once, each with its variable
+		return
+	}
+	// … give each module its face: bus.Module("billing") …
+	if err := bus.Run(ctx); err != nil {
+		slog.Error("the bus stopped", "reason", err)
 	}
 }
 
