@@ -104,10 +104,13 @@ func (c *consumer) pin(ctx context.Context, topic string, partitions []*partitio
 	for number, at := range listed[topic] {
 		offsets[topic][number] = kgo.EpochOffset{Epoch: -1, Offset: at.Offset}
 	}
-	failed, err := c.send(ctx, offsets, nil)
-	for _, cause := range failed[topic] {
-		err = errors.Join(err, cause)
-	}
+	err = untilCoordinated(ctx, func() error {
+		failed, err := c.send(ctx, offsets, nil)
+		for _, cause := range failed[topic] {
+			err = errors.Join(err, cause)
+		}
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("kafka: subscription %s: storing where topic %s starts: %w", c.subscription.Name, topic, err)
 	}
@@ -124,7 +127,30 @@ func (c *consumer) storedPositions(ctx context.Context) (map[string]map[int32]ka
 	return c.driver.storedPositions(ctx, c.group, c.topics)
 }
 
-func (d *Driver) storedPositions(ctx context.Context, group string, topics []string) (map[string]map[int32]kadm.Offset, error) {
+// coordinatorTime is how long a broker may take to have a coordinator for a
+// group: a new cluster makes the topic of positions when the first one asks.
+const coordinatorTime = 30 * time.Second
+
+// untilCoordinated repeats a request to a group's coordinator while the broker
+// says that it will answer soon.
+func untilCoordinated(ctx context.Context, request func() error) error {
+	for began := time.Now(); ; {
+		err := request()
+		if err == nil || !kerr.IsRetriable(err) || time.Since(began) > coordinatorTime || pause(ctx, 100*time.Millisecond) != nil {
+			return err
+		}
+	}
+}
+
+func (d *Driver) storedPositions(ctx context.Context, group string, topics []string) (stored map[string]map[int32]kadm.Offset, err error) {
+	err = untilCoordinated(ctx, func() error {
+		stored, err = d.askPositions(ctx, group, topics)
+		return err
+	})
+	return stored, err
+}
+
+func (d *Driver) askPositions(ctx context.Context, group string, topics []string) (map[string]map[int32]kadm.Offset, error) {
 	answer, err := d.admin.FetchOffsets(ctx, group)
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 		return nil, d.explain("positions of group "+group, err)
