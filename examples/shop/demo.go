@@ -16,10 +16,6 @@ type service interface {
 	stats(ctx context.Context) (summary, error)
 }
 
-// endings is how many deliveries the story leads to: four events of users to two
-// subscriptions, and one of billing to one.
-const endings = 9
-
 // storyTime bounds the story on a slow broker.
 const storyTime = time.Minute
 
@@ -28,54 +24,47 @@ const storyTime = time.Minute
 func tell(ctx context.Context, n *narrator, s service) (summary, error) {
 	ctx, cancel := context.WithTimeout(ctx, storyTime)
 	defer cancel()
-	heading := func(text string) { n.say("\n%s", n.paint(bold, text)) }
-	// In memory a heading's events are over when its call returns; on a broker
-	// they are waited for, so that the story stays in order.
-	ended := 0
-	settle := func(more int) error { ended += more; return await(ctx, s, ended) }
-
-	heading("Ada signs up. Two modules hear of it; identity knows neither.")
-	ada, err := s.signUp(ctx, "ada@example.com", "Ada")
-	if err := errors.Join(err, settle(2)); err != nil {
-		return summary{}, err
-	}
-	heading("Identity tells it again, as after a lost answer. Nothing happens twice.")
-	if err := errors.Join(s.announce(ctx, ada), settle(2)); err != nil {
-		return summary{}, err
-	}
-	heading("Grace signs up. Her mail server asks for patience, so the handler fails once.")
-	_, err = s.signUp(ctx, "grace@slow.example", "Grace")
-	if err := errors.Join(err, settle(2)); err != nil {
-		return summary{}, err
-	}
-	heading("Edsger signs up with an address that cannot exist. Billing does not mind.")
-	_, err = s.signUp(ctx, "edsger@nowhere.invalid", "Edsger")
-	if err := errors.Join(err, settle(2)); err != nil {
-		return summary{}, err
-	}
-	heading("Ada subscribes. Billing tells, notifications listens.")
-	if err := errors.Join(s.activate(ctx, ada, "pro"), settle(1)); err != nil {
-		return summary{}, err
-	}
-	return s.stats(ctx)
-}
-
-// await looks until that many deliveries have ended.
-func await(ctx context.Context, s service, ended int) error {
-	for {
-		now, err := s.stats(ctx)
-		if err != nil {
+	var ada string
+	endings := 0
+	for _, scene := range []struct {
+		heading string
+		play    func() error
+		endings int // deliveries that the scene leads to
+	}{
+		{"Ada signs up. Two modules hear of it; identity knows neither.", func() (err error) {
+			ada, err = s.signUp(ctx, "ada@example.com", "Ada")
 			return err
+		}, 2},
+		{"Identity tells it again, as after a lost answer. Nothing happens twice.", func() error {
+			return s.announce(ctx, ada)
+		}, 2},
+		{"Grace signs up. Her mail server asks for patience, so the handler fails once.", func() error {
+			_, err := s.signUp(ctx, "grace@slow.example", "Grace")
+			return err
+		}, 2},
+		{"Edsger signs up with an address that cannot exist. Billing does not mind.", func() error {
+			_, err := s.signUp(ctx, "edsger@nowhere.invalid", "Edsger")
+			return err
+		}, 2},
+		{"Ada subscribes. Billing tells, notifications listens.", func() error {
+			return s.activate(ctx, ada, "pro")
+		}, 1},
+	} {
+		n.scene(scene.heading)
+		if err := scene.play(); err != nil {
+			return summary{}, err
 		}
-		if now.ended() >= ended {
-			return nil
-		}
-		select {
-		case <-time.After(10 * time.Millisecond):
-		case <-ctx.Done():
-			return fmt.Errorf("%d of %d deliveries have ended: %w", now.ended(), ended, ctx.Err())
+		// On a broker they come later, and the scenes stay in order.
+		endings += scene.endings
+		if err := n.await(ctx, endings); err != nil {
+			return summary{}, err
 		}
 	}
+	told, err := s.stats(ctx)
+	if err == nil && told.ended() != endings {
+		err = fmt.Errorf("%d deliveries have ended, the story has %d", told.ended(), endings)
+	}
+	return told, err
 }
 
 func (m *Main) runDemo(ctx context.Context) error {
@@ -84,25 +73,25 @@ func (m *Main) runDemo(ctx context.Context) error {
 	if driver == "" {
 		driver = "in-memory"
 	}
-	out := m.Out
-	if m.summary == "json" {
-		out = m.Err // so that the output is the summary only
-	}
-	n := newNarrator(out, m.Color)
+	n := newNarrator(m.stage(), m.Color)
 	n.say("%s", n.paint(bold, "Three modules, one bus, driver "+driver))
-	s, err := open(ctx, getenv, allModules, slog.New(slog.DiscardHandler), n)
+	s, err := open(ctx, getenv, allModules, slog.New(slog.DiscardHandler), reporter(n.report))
 	if err != nil {
 		return err
 	}
-	told, err := tell(ctx, n, (*local)(s))
+	told, err := tell(s.alive, n, (*local)(s))
 	if err = errors.Join(err, s.close()); err != nil {
 		return err
 	}
-	if told.ended() != endings {
-		return fmt.Errorf("%d deliveries have ended, the story has %d", told.ended(), endings)
-	}
 	n.say("\n%s", n.paint(bold, "Summary"))
-	return told.write(m.Out, m.summary)
+	if err := told.write(m.Out, m.summary); err != nil {
+		return err
+	}
+	if driver == "in-memory" {
+		n.say("\n%s", n.paint(dim, "The same on a broker, with no change in any module:\n"+
+			"  scripts/brokers up kafka && eval \"$(scripts/brokers env)\" && EVENT_DRIVER=kafka make demo"))
+	}
+	return nil
 }
 
 // local is the shop in this process.

@@ -30,7 +30,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	m := &Main{Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Color: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == ""}
+	m := &Main{Out: os.Stdout, Err: os.Stderr, Getenv: os.Getenv, Color: os.Getenv("NO_COLOR") == "" && isTerminal(os.Stdout) && isTerminal(os.Stderr)}
 	err := m.Run(ctx, os.Args[1:])
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -41,9 +41,15 @@ func main() {
 	}
 }
 
+// isTerminal reports whether a file is a character device other than the one that
+// swallows everything.
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }
 
 // Main is the program, so that a test can run it in its own process.
@@ -85,7 +91,7 @@ func (m *Main) parse(arguments []string) error {
 	modules := flags.String("module", strings.Join(allModules, ","), "modules of this process, separated by commas")
 	flags.StringVar(&m.listen, "listen", "127.0.0.1:8080", "address for --serve; port 0 chooses one")
 	flags.BoolVar(&m.serve, "serve", false, "serve HTTP until SIGTERM instead of telling the story")
-	flags.BoolVar(&m.narrate, "narrate", false, "with --serve: say who tells what to whom, on standard error")
+	flags.BoolVar(&m.narrate, "narrate", false, "with --serve: say who tells what to whom, as lines of JSON on standard error")
 	flags.IntVar(&m.processes, "processes", 1, "1, or 2 to tell the story as two services")
 	flags.StringVar(&m.summary, "summary", "text", "text or json")
 	if err := flags.Parse(arguments); err != nil {
@@ -112,6 +118,15 @@ func (m *Main) parse(arguments []string) error {
 		errs = append(errs, fmt.Errorf("unknown arguments: %s", strings.Join(flags.Args(), " ")))
 	}
 	return errors.Join(errs...)
+}
+
+// stage is where the story is told: the output has only the summary where that is
+// for programs.
+func (m *Main) stage() io.Writer {
+	if m.summary == "json" {
+		return m.Err
+	}
+	return m.Out
 }
 
 // environment is Getenv with what the story needs: a namespace of its own on a

@@ -23,37 +23,30 @@ func (m *Main) runProcesses(ctx context.Context) error {
 	if driver := getenv("EVENT_DRIVER"); driver == "" || driver == "in-memory" {
 		return errors.New("--processes 2: in memory nothing reaches another process; set EVENT_DRIVER=kafka")
 	}
-	out := m.Out
-	if m.summary == "json" {
-		out = m.Err
-	}
-	n := newNarrator(out, m.Color)
+	n := newNarrator(m.stage(), m.Color)
 	n.say("%s", n.paint(bold, "Three modules in two processes, driver "+getenv("EVENT_DRIVER")))
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
 	namespace := "EVENT_NAMESPACE=" + getenv("EVENT_NAMESPACE")
-	r := &remote{client: &http.Client{Timeout: 30 * time.Second}}
 	var services []*child
 	stop := func() (err error) {
 		for _, c := range services {
 			err = errors.Join(err, c.stop())
 		}
-		services = nil
 		return err
 	}
 	for _, modules := range []string{"identity", "billing,notifications"} {
-		c, err := startChild(ctx, n, modules, namespace)
+		c, err := startChild(ctx, fail, n, modules, namespace)
 		if err != nil {
 			return errors.Join(err, stop())
 		}
 		services = append(services, c)
 		n.say("  process %d runs %s at %s", c.command.Process.Pid, modules, c.url)
 	}
-	r.identity, r.others = services[0].url, services[1].url
+	r := &remote{client: &http.Client{Timeout: 30 * time.Second}, identity: services[0].url, others: services[1].url}
 	told, err := tell(ctx, n, r)
 	if err = errors.Join(err, stop()); err != nil {
 		return err
-	}
-	if told.ended() != endings {
-		return fmt.Errorf("%d deliveries have ended, the story has %d", told.ended(), endings)
 	}
 	n.say("\n%s", n.paint(bold, "Summary of both"))
 	return told.write(m.Out, m.summary)
@@ -61,17 +54,22 @@ func (m *Main) runProcesses(ctx context.Context) error {
 
 // child is this program as a service.
 type child struct {
+	modules string
 	command *exec.Cmd
 	url     string
-	read    chan struct{} // closed when its output has ended
+	said    strings.Builder // what is no part of the story
+	read    chan struct{}   // closed when its output has ended
 }
 
-func startChild(ctx context.Context, n *narrator, modules string, environment ...string) (*child, error) {
+// startChild starts a service and waits until it listens. fail is called when it
+// ends.
+func startChild(ctx context.Context, fail context.CancelCauseFunc, n *narrator, modules string, environment ...string) (*child, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	c := &child{command: exec.Command(program, "--serve", "--listen", "127.0.0.1:0", "--module", modules, "--summary", "json", "--narrate"), read: make(chan struct{})} //nolint:noctx // it ends with SIGTERM, in good order
+	c := &child{modules: modules, read: make(chan struct{})}
+	c.command = exec.Command(program, "--serve", "--listen", "127.0.0.1:0", "--module", modules, "--summary", "json", "--narrate") //nolint:noctx // it ends with SIGTERM, in good order
 	c.command.Env = append(os.Environ(), environment...)
 	output, err := c.command.StderrPipe()
 	if err != nil {
@@ -81,38 +79,59 @@ func startChild(ctx context.Context, n *narrator, modules string, environment ..
 		return nil, fmt.Errorf("process for %s: %w", modules, err)
 	}
 	listening := make(chan string, 1)
-	var said strings.Builder
 	go func() {
 		defer close(c.read)
-		for lines := bufio.NewScanner(output); lines.Scan(); {
-			if url, ok := strings.CutPrefix(lines.Text(), "listening on "); ok {
-				listening <- url
-				continue
-			}
-			if told, ok := strings.CutPrefix(lines.Text(), "  "); ok { // of the story
-				n.say("  %s", told)
-				continue
-			}
-			said.WriteString(lines.Text() + "\n")
-		}
+		defer func() { fail(fmt.Errorf("the process for %s has ended", modules)) }()
+		c.listen(output, n, listening)
 	}()
 	select {
 	case c.url = <-listening:
 		return c, nil
 	case <-c.read:
-		return nil, errors.Join(fmt.Errorf("process for %s ended:\n%s", modules, said.String()), c.command.Wait())
+		return nil, c.wait()
 	case <-ctx.Done():
-		return nil, errors.Join(ctx.Err(), c.stop())
+		return nil, errors.Join(context.Cause(ctx), c.stop())
 	}
 }
+
+// listen reads what the service says until it ends.
+func (c *child) listen(output io.Reader, n *narrator, listening chan<- string) {
+	for reader := bufio.NewReader(output); ; {
+		line, err := reader.ReadString('\n')
+		var h happening
+		if url, ok := strings.CutPrefix(line, "listening on "); ok {
+			listening <- strings.TrimSpace(url)
+		} else if strings.HasPrefix(line, "{") && json.Unmarshal([]byte(line), &h) == nil {
+			n.report(h)
+		} else {
+			c.said.WriteString(line)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// stopTime is a little more than a service takes at most to end in good order.
+const stopTime = 50 * time.Second
 
 // stop ends the service in good order and waits for it.
 func (c *child) stop() error {
 	if err := c.command.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
+	timer := time.AfterFunc(stopTime, func() { _ = c.command.Process.Kill() })
+	defer timer.Stop()
 	<-c.read
-	return c.command.Wait()
+	return c.wait()
+}
+
+// wait returns how the service ended, with what it said about that.
+func (c *child) wait() error {
+	if err := c.command.Wait(); err != nil {
+		return fmt.Errorf("process for %s: %w\n%s", c.modules, err, strings.TrimSpace(c.said.String()))
+	}
+	return nil
 }
 
 // remote is the shop behind HTTP.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,39 +11,41 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/examples/shop/billing"
 	"github.com/tidings-go/tidings/examples/shop/identity"
 )
 
 // maxBody bounds a request's body, in bytes.
 const maxBody = 64 << 10
 
-// runServer serves the modules of this process until ctx ends, then finishes
-// requests and events in hand and writes the summary.
+// runServer serves the modules of this process until ctx ends or the bus stops,
+// then finishes requests and events in hand and writes the summary.
 func (m *Main) runServer(ctx context.Context) (err error) {
 	log := slog.New(slog.NewTextHandler(m.Err, nil))
 	var observers []tidings.Observer
 	if m.narrate {
 		log = slog.New(slog.DiscardHandler)
-		observers = append(observers, newNarrator(m.Err, m.Color))
+		observers = append(observers, lines(m.Err))
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", m.listen)
+	if err != nil {
+		return fmt.Errorf("--listen %s: %w", m.listen, err)
 	}
 	s, err := open(ctx, m.Getenv, m.modules, log, observers...)
 	if err != nil {
-		return err
+		return errors.Join(err, listener.Close())
 	}
 	defer func() {
 		err = errors.Join(err, s.close())
 		err = errors.Join(err, s.summary().write(m.Out, m.summary))
 	}()
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", m.listen)
-	if err != nil {
-		return fmt.Errorf("--listen %s: %w", m.listen, err)
-	}
 	address := listener.Addr().String()
 	fmt.Fprintf(m.Err, "listening on http://%s\n", address)
-	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second}
+	server := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: time.Minute}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	if m.Listening != nil {
@@ -51,7 +54,7 @@ func (m *Main) runServer(ctx context.Context) (err error) {
 	select {
 	case err := <-served:
 		return err
-	case <-ctx.Done():
+	case <-s.alive.Done():
 	}
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -110,8 +113,7 @@ func (s *shop) postUser(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &body) {
 		return
 	}
-	if body.Email == "" || body.Name == "" {
-		fail(w, http.StatusUnprocessableEntity, "email and name are needed")
+	if !needed(w, "email", &body.Email, "name", &body.Name) {
 		return
 	}
 	userID, err := s.identity.SignUp(r.Context(), body.Email, body.Name)
@@ -142,16 +144,35 @@ func (s *shop) postSubscription(w http.ResponseWriter, r *http.Request) {
 	if !read(w, r, &body) {
 		return
 	}
-	if body.UserID == "" || body.PlanID == "" {
-		fail(w, http.StatusUnprocessableEntity, "userId and planId are needed")
+	if !needed(w, "userId", &body.UserID, "planId", &body.PlanID) {
 		return
 	}
 	subscriptionID, err := s.billing.Activate(r.Context(), body.UserID, body.PlanID)
-	if err != nil {
+	switch {
+	case errors.Is(err, billing.ErrUnknown):
+		fail(w, http.StatusNotFound, err.Error())
+	case err != nil:
 		unavailable(w, err)
-		return
+	default:
+		answer(w, http.StatusCreated, map[string]string{"subscriptionId": subscriptionID})
 	}
-	answer(w, http.StatusCreated, map[string]string{"subscriptionId": subscriptionID})
+}
+
+// needed trims two fields, and answers which of them are missing.
+func needed(w http.ResponseWriter, firstName string, first *string, secondName string, second *string) bool {
+	*first, *second = strings.TrimSpace(*first), strings.TrimSpace(*second)
+	var missing []string
+	if *first == "" {
+		missing = append(missing, firstName)
+	}
+	if *second == "" {
+		missing = append(missing, secondName)
+	}
+	if len(missing) > 0 {
+		fail(w, http.StatusUnprocessableEntity, "the body has no "+strings.Join(missing, " and no "))
+		return false
+	}
+	return true
 }
 
 // read decodes a JSON body, or answers why it cannot.
@@ -163,8 +184,10 @@ func read(w http.ResponseWriter, r *http.Request, body any) bool {
 	}
 	decoder := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	err := decoder.Decode(body)
-	if err == nil && decoder.More() {
-		err = errors.New("there is more than one value")
+	if err == nil {
+		if _, more := decoder.Token(); !errors.Is(more, io.EOF) {
+			err = cmp.Or(more, errors.New("something follows the object"))
+		}
 	}
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		fail(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", maxBody))

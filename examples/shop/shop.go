@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -23,8 +24,9 @@ type shop struct {
 	billing       *billing.Billing
 	notifications *notifications.Notifications
 
-	stop context.CancelFunc
-	done chan error
+	alive context.Context // ends with open's context, and when the bus has stopped
+	stop  context.CancelFunc
+	done  chan error
 }
 
 // open wires the modules and runs the bus. It is all that knows the driver, and
@@ -32,6 +34,7 @@ type shop struct {
 func open(ctx context.Context, getenv func(string) string, modules []string, log *slog.Logger, observers ...tidings.Observer) (*shop, error) {
 	s := &shop{counts: &stats{}, done: make(chan error, 1)}
 	bus, err := setup.New(ctx, setup.Read(getenv), &setup.Options{Bus: tidings.Options{
+		// Counts come first: what the story has told is counted.
 		Logger: log, Source: "shop", Observers: append([]tidings.Observer{s.counts}, observers...),
 	}})
 	if err != nil {
@@ -47,13 +50,22 @@ func open(ctx context.Context, getenv func(string) string, modules []string, log
 	if slices.Contains(modules, "notifications") {
 		s.notifications = notifications.New(bus.Module("notifications"))
 	}
+	alive, stopped := context.WithCancelCause(ctx)
+	s.alive = alive
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
-	go func() { s.done <- bus.Run(running) }()
-	joined, cancel := context.WithTimeout(ctx, time.Minute)
+	go func() {
+		err := bus.Run(running)
+		stopped(errors.Join(errors.New("the bus has stopped"), err))
+		s.done <- err
+	}()
+	joining, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if err := bus.Ready(joined); err != nil {
-		return nil, errors.Join(err, s.close())
+	if err := bus.Ready(joining); err != nil {
+		if runErr := s.close(); runErr != nil {
+			return nil, runErr // it is the reason
+		}
+		return nil, fmt.Errorf("the bus is not ready: %w", err)
 	}
 	return s, nil
 }

@@ -10,18 +10,12 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/tidings-go/tidings"
-	"github.com/tidings-go/tidings/examples/shop/billing"
-	billingevents "github.com/tidings-go/tidings/examples/shop/billing/events"
-	"github.com/tidings-go/tidings/examples/shop/identity"
-	identityevents "github.com/tidings-go/tidings/examples/shop/identity/events"
-	"github.com/tidings-go/tidings/examples/shop/notifications"
-	"github.com/tidings-go/tidings/tidingstest"
 )
 
 // The test binary is the program where a test starts processes of it.
@@ -31,71 +25,6 @@ func TestMain(m *testing.M) {
 		return
 	}
 	os.Exit(m.Run())
-}
-
-func TestAProfileIsMadeOncePerUser(t *testing.T) {
-	bus := tidingstest.NewBus(t)
-	users := identity.New(bus.Module("identity"))
-	accounts := billing.New(bus.Module("billing"))
-	ada, err := users.SignUp(t.Context(), "ada@example.com", "Ada")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 3 {
-		if err := users.Announce(t.Context(), ada); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// Even an event with an id of its own, as a careless publisher makes it.
-	careless := identityevents.UserCreated.New(ada, identityevents.UserCreatedPayload{UserID: ada, Email: "ada@example.com", Name: "Ada"})
-	if err := bus.Publish(t.Context(), careless); err != nil {
-		t.Fatal(err)
-	}
-	e := tidingstest.Expect(t, bus, identityevents.UserCreated)[0]
-	profiles := accounts.Profiles()
-	if len(profiles) != 1 || profiles[0] != (billing.Profile{UserID: ada, Email: "ada@example.com", EventID: e.ID()}) {
-		t.Errorf("profiles %+v\n%s", profiles, bus.Story())
-	}
-}
-
-func TestASubscriptionIsAnnounced(t *testing.T) {
-	bus := tidingstest.NewBus(t)
-	accounts := billing.New(bus.Module("billing"))
-	sent := notifications.New(bus.Module("notifications"))
-	id, err := accounts.Activate(t.Context(), "u-1", "pro")
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := tidingstest.Expect(t, bus, billingevents.SubscriptionActivated, func(e tidings.Event[billingevents.SubscriptionActivatedPayload]) bool {
-		return e.AggregateID() == id && e.Payload().PlanID == "pro"
-	})[0]
-	tidingstest.ExpectNone(t, bus, identityevents.UserCreated)
-	if got := sent.Sent(); len(got) != 1 || got[0] != (notifications.Notification{UserID: "u-1", Kind: "subscription", EventID: e.ID()}) {
-		t.Errorf("sent %+v", got)
-	}
-}
-
-func TestMailThatFails(t *testing.T) {
-	bus := tidingstest.NewBus(t)
-	users := identity.New(bus.Module("identity"))
-	sent := notifications.New(bus.Module("notifications"))
-	for _, email := range []string{"grace@slow.example", "edsger@nowhere.invalid", "no address"} {
-		if _, err := users.SignUp(t.Context(), email, "Somebody"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	bus.Settle()
-	if got := sent.Sent(); len(got) != 1 || got[0].Kind != "welcome" {
-		t.Errorf("sent %+v\n%s", got, bus.Story())
-	}
-	for _, letter := range bus.DeadLetters() {
-		if letter.Reason != "permanent" || letter.Attempts != 1 || letter.Subscription != "notifications.welcome" {
-			t.Errorf("dead letter %+v", letter)
-		}
-	}
-	if len(bus.DeadLetters()) != 2 {
-		t.Errorf("%d dead letters", len(bus.DeadLetters()))
-	}
 }
 
 var story = summary{Published: 5, Handled: 6, Retried: 1, Deduplicated: 2, DeadLettered: 1, Profiles: 3, Notifications: 3}
@@ -159,8 +88,87 @@ func TestDemoInTwoProcesses(t *testing.T) {
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != story {
 		t.Errorf("summary %+v, want %+v (%v)", got, story, err)
 	}
-	if !strings.Contains(told.String(), "→ billing.create-default-profile") {
-		t.Errorf("the other process tells nothing:\n%s", told.String())
+	if scenes(told.String()) != scenes(inMemory(t)) {
+		t.Errorf("two processes tell\n%s\nin memory it is\n%s", scenes(told.String()), scenes(inMemory(t)))
+	}
+}
+
+// inMemory is the story as it is told in one process.
+func inMemory(t *testing.T) string {
+	t.Helper()
+	var told bytes.Buffer
+	m := &Main{Out: io.Discard, Err: &told, Getenv: getenv(nil)}
+	if err := m.Run(t.Context(), []string{"--summary", "json"}); err != nil {
+		t.Fatal(err)
+	}
+	return told.String()
+}
+
+// scenes is a story without what differs from run to run: the order in which
+// subscriptions hear of an event, and how long a retry waits.
+func scenes(story string) string {
+	var kept []string
+	for n, scene := range strings.Split(story, "\n\n") {
+		lines := strings.Split(strings.TrimSpace(scene), "\n")
+		if n == 0 || len(lines) < 3 || !strings.Contains(lines[1], " tells ") {
+			continue // the title, and what follows the story
+		}
+		slices.Sort(lines[2:])
+		kept = append(kept, strings.Join(lines, "\n"))
+	}
+	return regexp.MustCompile(`again in [0-9.]+m?s`).ReplaceAllString(strings.Join(kept, "\n\n"), "again in a moment")
+}
+
+// Reports of several processes come in any order: the event is told first.
+func TestTheCauseIsToldFirst(t *testing.T) {
+	var out bytes.Buffer
+	n := newNarrator(&out, false)
+	n.scene("Ada signs up.")
+	n.report(happening{Event: "identity.user.created", Subscription: "billing.create-default-profile", Outcome: handled})
+	n.report(happening{Event: "identity.user.created", Module: "identity"})
+	if told, heard := strings.Index(out.String(), "tells"), strings.Index(out.String(), "→"); told < 0 || heard < told {
+		t.Errorf("told:\n%s", out.String())
+	}
+	if err := n.await(t.Context(), 1); err != nil {
+		t.Error(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.await(ended, 2); err == nil || !strings.Contains(err.Error(), "1 of 2 deliveries have ended") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestColourIsForTerminals(t *testing.T) {
+	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = null.Close() }()
+	if isTerminal(null) {
+		t.Errorf("%s is no terminal", os.DevNull)
+	}
+	for _, color := range []bool{false, true} {
+		var out bytes.Buffer
+		m := &Main{Out: &out, Err: io.Discard, Getenv: getenv(nil), Color: color}
+		if err := m.Run(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "\x1b[") != color {
+			t.Errorf("color %t: %q", color, out.String())
+		}
+	}
+}
+
+// A service that does not start says why.
+func TestAProcessThatFailsIsExplained(t *testing.T) {
+	t.Setenv("SHOP_AS_PROGRAM", "1")
+	t.Setenv("EVENT_DRIVER", "kafka")
+	t.Setenv("KAFKA_BROKERS", "nonsense")
+	m := &Main{Out: io.Discard, Err: io.Discard, Getenv: os.Getenv}
+	err := m.Run(t.Context(), []string{"--processes", "2"})
+	if err == nil || !strings.Contains(err.Error(), "process for identity: exit status 1") || !strings.Contains(err.Error(), "KAFKA_BROKERS") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -204,10 +212,16 @@ func serve(t *testing.T, arguments ...string) (url string, out *bytes.Buffer, en
 
 func request(t *testing.T, method, url, body string) (status int, text string) {
 	t.Helper()
+	return requestAs(t, "application/json", method, url, body)
+}
+
+func requestAs(t *testing.T, contentType, method, url, body string) (status int, text string) {
+	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.Header.Set("Content-Type", contentType)
 	response, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
@@ -256,11 +270,17 @@ func TestServe(t *testing.T) {
 		{"POST", "/users", `{"email":"x"}`, 422},
 		{"POST", "/users", `{`, 400},
 		{"POST", "/users", ``, 400},
-		{"POST", "/users", `{} {}`, 400},
+		{"POST", "/users", `{"email":"a@b","name":"c"} {}`, 400},
+		{"POST", "/users", `{"email":"a@b","name":"c"}}`, 400},
+		{"POST", "/users", `{"email":5,"name":"c"}`, 400},
+		{"POST", "/users", `["email","name"]`, 400},
+		{"POST", "/users", `{"email":" ","name":"c"}`, 422},
 		{"POST", "/users", `{"email":"` + strings.Repeat("x", maxBody) + `"}`, 413},
 		{"GET", "/users", "", 405},
 		{"GET", "/nothing", "", 404},
+		{"DELETE", "/profiles", "", 405},
 		{"POST", "/subscriptions", `{"planId":"pro"}`, 422},
+		{"POST", "/subscriptions", `{"userId":"nobody","planId":"pro"}`, 404},
 		{"POST", "/users/nobody/announcements", "", 404},
 		{"POST", "/users/" + user.UserID + "/announcements", "", 204},
 	} {
@@ -268,6 +288,12 @@ func TestServe(t *testing.T) {
 		if status != test.status || status >= 400 && !strings.HasPrefix(text, `{"error":"`) {
 			t.Errorf("%s %s %.20q: %d %s, want %d and an error in JSON", test.method, test.path, test.body, status, text, test.status)
 		}
+	}
+	if status, text := requestAs(t, "text/plain", "POST", url+"/users", `{"email":"a@b","name":"c"}`); status != 415 || !strings.HasPrefix(text, `{"error":"`) {
+		t.Errorf("text/plain: %d %s", status, text)
+	}
+	if status, text := requestAs(t, "text/plain", "POST", url+"/subscriptions", `{"userId":"u","planId":"pro"}`); status != 415 {
+		t.Errorf("text/plain: %d %s", status, text)
 	}
 	if err := end(); err != nil {
 		t.Error(err)

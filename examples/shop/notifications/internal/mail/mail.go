@@ -27,16 +27,17 @@ type Notification struct {
 type Box struct {
 	mu    sync.Mutex
 	sent  []Notification
-	tried map[string]bool
+	told  map[string]bool // by event id
+	tried map[string]bool // by address
 }
 
 // New returns an empty box.
-func New() *Box { return &Box{tried: make(map[string]bool)} }
+func New() *Box { return &Box{told: make(map[string]bool), tried: make(map[string]bool)} }
 
 var (
 	errLater   = errors.New("451 try again later")
 	errNoHost  = errors.New("550 there is no such host")
-	errAddress = errors.New("there is no address to write to")
+	errAddress = errors.New("notifications: there is no address to write to")
 )
 
 // deliver simulates a mail server: one at slow.example turns the first try of an
@@ -59,13 +60,13 @@ func (b *Box) deliver(address string) error {
 func (b *Box) Welcome(_ context.Context, e tidings.Event[identityevents.UserCreatedPayload]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.has(e.ID()) {
+	if b.told[e.ID()] {
 		return nil
 	}
 	if err := b.deliver(e.Payload().Email); err != nil {
 		return err
 	}
-	b.sent = append(b.sent, Notification{UserID: e.Payload().UserID, Kind: "welcome", EventID: e.ID()})
+	b.note(Notification{UserID: e.Payload().UserID, Kind: "welcome", EventID: e.ID()})
 	return nil
 }
 
@@ -73,21 +74,18 @@ func (b *Box) Welcome(_ context.Context, e tidings.Event[identityevents.UserCrea
 func (b *Box) Subscription(_ context.Context, e tidings.Event[billingevents.SubscriptionActivatedPayload]) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.has(e.ID()) {
+	if b.told[e.ID()] {
 		return nil
 	}
-	b.sent = append(b.sent, Notification{UserID: e.Payload().UserID, Kind: "subscription", EventID: e.ID()})
+	b.note(Notification{UserID: e.Payload().UserID, Kind: "subscription", EventID: e.ID()})
 	return nil
 }
 
-// has reports whether the message about an event was sent.
-func (b *Box) has(eventID string) bool {
-	for _, n := range b.sent {
-		if n.EventID == eventID {
-			return true
-		}
-	}
-	return false
+// note remembers what was sent: an event that comes again, after the engine has
+// forgotten it, is not written about twice.
+func (b *Box) note(n Notification) {
+	b.told[n.EventID] = true
+	b.sent = append(b.sent, n)
 }
 
 // Sent returns what was sent, oldest first.
