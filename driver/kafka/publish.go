@@ -267,6 +267,9 @@ func (c *call) abandon() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.over = true
+	if c.decided == len(c.records) && !c.failed {
+		return nil // the last confirmation and the end came together
+	}
 	waiting := make([]bool, len(c.records))
 	for _, n := range c.ready {
 		waiting[n] = true

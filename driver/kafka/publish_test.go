@@ -381,3 +381,15 @@ func TestJudge(t *testing.T) {
 		}
 	}
 }
+
+// A call whose last message is confirmed in the moment in which its context ends
+// has not failed.
+func TestTheLastConfirmationWinsOverTheEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	c := &call{ctx: ctx, wake: make(chan struct{}, 1), records: make([]kgo.Record, 1), next: []int32{-1}, sent: []bool{true}, results: make([]driver.PublishResult, 1)}
+	c.settled(0, nil)
+	if err := c.abandon(); err != nil {
+		t.Errorf("everything is stored and the error is %v", err)
+	}
+}
