@@ -387,7 +387,7 @@ func TestJudge(t *testing.T) {
 func TestTheLastConfirmationWinsOverTheEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	c := &call{ctx: ctx, wake: make(chan struct{}, 1), records: make([]kgo.Record, 1), next: []int32{-1}, sent: []bool{true}, results: make([]driver.PublishResult, 1)}
+	c := &call{ctx: ctx, wake: make(chan struct{}, 1), records: make([]kgo.Record, 1), steps: []step{{next: -1, first: true, sent: true}}, results: make([]driver.PublishResult, 1)}
 	c.settled(0, nil)
 	if err := c.abandon(); err != nil {
 		t.Errorf("everything is stored and the error is %v", err)
