@@ -66,33 +66,6 @@ func signUp(t *testing.T, publisher tidings.Publisher, userID string) {
 	}
 }
 
-// Nobody signed up, so billing refuses; and it waits for an event that is on its
-// way.
-func TestASubscriptionNeedsAUser(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		bus := tidingstest.NewBus(t)
-		accounts := billing.New(bus.Module("billing"))
-		bus.Start()
-		if _, err := accounts.Activate(t.Context(), "nobody", "pro"); !errors.Is(err, billing.ErrUnknown) {
-			t.Errorf("error %v", err)
-		}
-		tidingstest.ExpectNone(t, bus, billingevents.SubscriptionActivated)
-
-		done := make(chan error, 1)
-		go func() {
-			_, err := accounts.Activate(t.Context(), "u-1", "pro")
-			done <- err
-		}()
-		synctest.Wait()
-		signUp(t, bus, "u-1")
-		bus.Settle()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		tidingstest.Expect(t, bus, billingevents.SubscriptionActivated)
-	})
-}
-
 // What comes again after the engine has forgotten it changes nothing.
 func TestHandlersLookBeforeTheyAct(t *testing.T) {
 	forgetful := tidingstest.Configure(func(o *tidings.Options) { o.WithoutDedup = true })

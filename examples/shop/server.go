@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings"
-	"github.com/tidings-go/tidings/examples/shop/billing"
 	"github.com/tidings-go/tidings/examples/shop/identity"
 )
 
@@ -88,7 +87,11 @@ func (s *shop) handler() http.Handler {
 		if pattern == "" {
 			refused := &refusal{header: w.Header()}
 			handler.ServeHTTP(refused, r)
-			fail(w, refused.status, fmt.Sprintf("%s %s: no such route in this process", r.Method, r.URL.Path))
+			reason := "no such route in this process"
+			if refused.status == http.StatusMethodNotAllowed {
+				reason = "not with this method, but with " + w.Header().Get("Allow")
+			}
+			fail(w, refused.status, fmt.Sprintf("%s %s: %s", r.Method, r.URL.Path, reason))
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -148,14 +151,11 @@ func (s *shop) postSubscription(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	subscriptionID, err := s.billing.Activate(r.Context(), body.UserID, body.PlanID)
-	switch {
-	case errors.Is(err, billing.ErrUnknown):
-		fail(w, http.StatusNotFound, err.Error())
-	case err != nil:
+	if err != nil {
 		unavailable(w, err)
-	default:
-		answer(w, http.StatusCreated, map[string]string{"subscriptionId": subscriptionID})
+		return
 	}
+	answer(w, http.StatusCreated, map[string]string{"subscriptionId": subscriptionID})
 }
 
 // needed trims two fields, and answers which of them are missing.

@@ -15,9 +15,6 @@ import (
 	identityevents "github.com/tidings-go/tidings/examples/shop/identity/events"
 )
 
-// ErrUnknown is returned for a user whom billing has not heard of.
-var ErrUnknown = accounts.ErrUnknown
-
 // Profile is what billing knows of a user.
 type Profile = accounts.Profile
 
@@ -33,9 +30,7 @@ func New(face *tidings.Module) *Billing {
 	return b
 }
 
-// Activate begins a subscription of a user to a plan and returns its id. A user
-// who signed up a moment ago may not have been heard of yet: it waits for a few
-// seconds, and then the error wraps [ErrUnknown].
+// Activate begins a subscription of a user to a plan and returns its id.
 func (b *Billing) Activate(ctx context.Context, userID, planID string) (subscriptionID string, err error) {
 	return b.accounts.Activate(ctx, userID, planID)
 }

@@ -4,10 +4,8 @@ package accounts
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -15,13 +13,6 @@ import (
 	billingevents "github.com/tidings-go/tidings/examples/shop/billing/events"
 	identityevents "github.com/tidings-go/tidings/examples/shop/identity/events"
 )
-
-// ErrUnknown is returned for a user whom billing has not heard of.
-var ErrUnknown = errors.New("billing: no such user")
-
-// patience is how long Activate waits for the event of a user who may have signed
-// up a moment ago: it may still be on its way.
-const patience = 3 * time.Second
 
 // Profile is what billing knows of a user.
 type Profile struct {
@@ -38,12 +29,11 @@ type Accounts struct {
 	mu       sync.Mutex
 	profiles []Profile
 	known    map[string]bool
-	changed  chan struct{} // closed and replaced when a profile is made
 }
 
 // New returns no account yet.
 func New(publisher tidings.Publisher) *Accounts {
-	return &Accounts{publisher: publisher, known: make(map[string]bool), changed: make(chan struct{})}
+	return &Accounts{publisher: publisher, known: make(map[string]bool)}
 }
 
 // CreateDefaultProfile reacts to a new user. It first looks whether that was
@@ -58,38 +48,13 @@ func (a *Accounts) CreateDefaultProfile(_ context.Context, e tidings.Event[ident
 	}
 	a.known[p.UserID] = true
 	a.profiles = append(a.profiles, Profile{UserID: p.UserID, Email: p.Email, EventID: e.ID()})
-	close(a.changed)
-	a.changed = make(chan struct{})
 	return nil
 }
 
-// await returns when the user has a profile.
-func (a *Accounts) await(ctx context.Context, userID string) error {
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	for {
-		a.mu.Lock()
-		known, changed := a.known[userID], a.changed
-		a.mu.Unlock()
-		if known {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-timer.C:
-			return fmt.Errorf("%w: %s", ErrUnknown, userID)
-		case <-ctx.Done():
-			return fmt.Errorf("billing: activate: %w", context.Cause(ctx))
-		}
-	}
-}
-
-// Activate begins a subscription and tells the other modules. ErrUnknown when
-// there is no profile of the user, also after some patience.
+// Activate begins a subscription and tells the other modules. It asks for no
+// profile: that of a user who signed up a moment ago may still be on its way, and
+// these profiles do not outlive the process.
 func (a *Accounts) Activate(ctx context.Context, userID, planID string) (subscriptionID string, err error) {
-	if err := a.await(ctx, userID); err != nil {
-		return "", err
-	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return "", fmt.Errorf("billing: activate: %w", err)
