@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"testing"
-	"testing/synctest"
 
 	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/examples/shop/billing"
