@@ -155,7 +155,7 @@ func (b *Bus) settle(t testing.TB) {
 			return
 		}
 		if !b.clock.step(limit, b.random) {
-			t.Fatalf("tidingstest: after %v of virtual time something is still retried:\n%s%s", b.longest, b.story.unfinished(), b.account())
+			t.Fatalf("tidingstest: after %v of virtual time something is still retried (the option Longest changes that bound):\n%s%s", b.longest, b.story.unfinished(), b.account())
 		}
 	}
 }

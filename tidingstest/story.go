@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/tidings-go/tidings"
 )
 
@@ -161,11 +163,11 @@ func (t *teller) tell(e tidings.DomainEvent, indent string) {
 // keptRetries is how many failed attempts of a delivery a story tells.
 const keptRetries = 5
 
-// short is the end of an id: the beginning of a UUIDv7 is the time, which the
-// events of one test share.
+// short is the end of a UUID, whose beginning is the time, which the events of one
+// test share. Other ids are left as they are.
 func short(id string) string {
-	if runes := []rune(id); len(runes) > 16 {
-		return "…" + string(runes[len(runes)-8:])
+	if uuid.Validate(id) == nil {
+		return "…" + id[len(id)-8:]
 	}
 	return id
 }

@@ -196,7 +196,7 @@ func TestSettleSaysWhatNeverEnds(t *testing.T) {
 		b.Settle()
 	})
 	for _, want := range []string{
-		"after 1h0m0s of virtual time something is still retried:\n  oracle.answer, oracle.question.asked …",
+		"after 1h0m0s of virtual time something is still retried (the option Longest changes that bound):\n  oracle.answer, oracle.question.asked …",
 		" (q): attempt ",
 		" failed, again in ",
 		"→ oracle.answer … and more attempts",
