@@ -33,6 +33,10 @@ type Features struct {
 	Groups bool
 	// FanOut: every subscription of a channel gets every message.
 	FanOut bool
+	// Broadcast: every process that runs a subscription gets every message, and
+	// nothing is kept for a process that does not run. Such a driver has no
+	// groups; a subscription says EachInstance or shares a claims store.
+	Broadcast bool
 	// Headers: metadata travels beside the body. Where it is false the codec
 	// puts the trace context into the body.
 	Headers bool
@@ -42,7 +46,9 @@ type Features struct {
 	// limit.
 	MaxSize int
 	// MaxDelay is the longest After of a Released settlement that the broker
-	// honours, 0 when it cannot delay.
+	// honours, 0 when it cannot delay. Where it can, the engine gives back what
+	// waits for long and what it does not start any more, with everything
+	// behind it in its lane, and the broker delivers it again.
 	MaxDelay time.Duration
 	// RedeliveryCount: Delivery.Attempt is filled.
 	RedeliveryCount bool

@@ -120,6 +120,11 @@ type Delivery struct {
 	// Attempt is how often the broker has delivered it, counting this one, or 0
 	// where it does not count ([Features.RedeliveryCount]).
 	Attempt int
+	// GiveUp, when it is not "", asks the engine to make a dead letter of the
+	// message with this reason, unseen by any handler: the driver knows that
+	// nobody will handle it, for example "unhandled" (no subscription of a
+	// shared queue has its type). It is one word, as [DeadLetter.Reason].
+	GiveUp string
 }
 
 // Outcome is how a delivery ended for its driver.

@@ -78,7 +78,7 @@ type DeadLetter struct {
 	ID           string // the event's, or one derived from its position
 	AggregateID  string
 	// Reason is one word: "exhausted", "permanent", "undecodable", "crashed",
-	// "invalid".
+	// "invalid", or what a driver said in [Delivery.GiveUp].
 	Reason   string
 	Err      string // the chain of the last failure
 	Stack    string // of a panic, else ""
