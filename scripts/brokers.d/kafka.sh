@@ -62,36 +62,12 @@ kafka_secure_probe() {
 
 # kafka_install: Java, the jars and the probe, each only when it is missing.
 kafka_install() {
-	install_packages java openjdk-17-jre-headless
-	local major
-	major=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p')
-	[[ ${major:-0} -ge 17 ]] || fail "Kafka needs Java 17 or later, and java is version ${major:-unknown}"
-	if ! same_files "$kafka_libraries" "$kafka_files/SHA256SUMS"; then kafka_fetch; fi
+	install_java Kafka
+	fetch_jars kafka "$kafka_files" "$kafka_libraries" "version $(kafka_version), 43 MB"
 	mkdir -p "$state/bin"
 	# An older probe will do while go.mod is being edited.
 	(cd "$checkout" && go build -o "$kafka_probe" ./scripts/brokers.d/kafka/probe) || [[ -x $kafka_probe ]] ||
 		fail "the readiness probe of Kafka does not build"
-}
-
-kafka_fetch() {
-	install_packages mvn maven
-	local log=$state/log/kafka-fetch.log try
-	mkdir -p "$state/log"
-	say "kafka: fetching version $(kafka_version), 43 MB"
-	for try in 1 2 3; do
-		rm -rf "$kafka_libraries" "$kafka_libraries.new"
-		# The plugin's version is pinned: without it Maven takes one of its own. --strict-checksums fails on a damaged file.
-		if timeout 300 mvn --quiet --batch-mode --strict-checksums -Dstyle.color=never -f "$kafka_files/pom.xml" \
-			org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
-			-DincludeScope=runtime -DoutputDirectory="$kafka_libraries.new" </dev/null >"$log" 2>&1 9>&-; then
-			same_files "$kafka_libraries.new" "$kafka_files/SHA256SUMS" ||
-				fail "the fetched Kafka files are not those of $kafka_files/SHA256SUMS; they are in $kafka_libraries.new"
-			mv "$kafka_libraries.new" "$kafka_libraries"
-			return 0
-		fi
-	done
-	tail -n 5 "$log" >&2
-	fail "Kafka $(kafka_version) could not be fetched with Maven after $try tries (see $log)"
 }
 
 # kafka_java PROCESS HEAP CLASS ARGUMENT...
