@@ -223,16 +223,23 @@ func (b *Bus) requirements() (errs []error) {
 			errs = append(errs, fmt.Errorf("subscription %s: %w", s.name, fmt.Errorf(format, args...)))
 		}
 		if s.options.RequireDurable && !f.Durable {
-			complain("it says RequireDurable, and driver %s loses events with the process; use a durable driver (kafka), or drop the requirement", name)
+			complain("it says RequireDurable, and driver %s loses events with the process; use a durable driver (kafka, redis-streams or sqs), or drop the requirement", name)
 		}
 		if s.options.RequireOrder && !f.Ordered {
-			complain("it says RequireOrder, and driver %s keeps no order per aggregate; use in-memory or kafka, or drop the requirement", name)
+			complain("it says RequireOrder, and driver %s keeps no order per aggregate; use in-memory, kafka, redis-streams or sqs with FIFO queues, or drop the requirement", name)
 		}
-		durableClaims := b.options.Claims != nil && b.options.Claims.Durable()
-		if s.options.RequireDedup && (!durableClaims || s.options.WithoutDedup || b.options.WithoutDedup) {
+		dedup := !s.options.WithoutDedup && !b.options.WithoutDedup
+		durableClaims := b.options.Claims != nil && b.options.Claims.Durable() && !s.options.EachInstance
+		if f.Broadcast && !s.options.EachInstance && (!durableClaims || !dedup) {
+			complain("driver %s gives every event to every running instance: say SubscribeOptions.EachInstance if each is to handle it, or pass a claims store that the instances share in Options.Claims, so that one of them does", name)
+		}
+		if s.options.EachInstance && f.Groups {
+			complain("it says EachInstance, and driver %s shares the events of a subscription among its instances: use driver redis, or drop EachInstance", name)
+		}
+		if s.options.RequireDedup && (!durableClaims || !dedup) {
 			complain("it says RequireDedup, and dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims")
 		}
-		if durableClaims && f.RedeliveryHorizon < 0 && b.options.RedeliveryHorizon == 0 && s.repeats() && !s.options.WithoutDedup && !b.options.WithoutDedup {
+		if durableClaims && dedup && f.RedeliveryHorizon < 0 && b.options.RedeliveryHorizon == 0 && s.repeats() {
 			complain("the claims store keeps the keys of repeatable events, and driver %s knows no time after which an event cannot come again: say one in Options.RedeliveryHorizon, for example the retention of its topics", name)
 		}
 		if f.History && s.options.StartAt.Mode == driver.StartUnset {
@@ -284,7 +291,7 @@ func (b *Bus) connect(ctx context.Context) error {
 		}
 		switch {
 		case s.options.WithoutDedup || b.options.WithoutDedup:
-		case b.options.Claims != nil:
+		case b.options.Claims != nil && !s.options.EachInstance:
 			s.claims = b.options.Claims
 		default:
 			s.claims = local

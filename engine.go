@@ -50,6 +50,7 @@ type subscription struct {
 	halted   bool // start nothing at all
 	idle     chan struct{}
 	settler  settler
+	attempts map[string]int // of events that were given back to the broker
 }
 
 // source is one ownership of a partition or shard. Guarded by the
@@ -104,13 +105,18 @@ func (s *subscription) observeReceived(i *item, from *driver.Source) {
 // enqueue puts an item at the end of its lane. The caller holds the lock.
 func (s *subscription) enqueue(i *item, from *driver.Source, t *tree) {
 	i.source = s.sourceFor(from)
-	if i.source == nil || s.stopping && s.bus.features.Durable {
-		return // not ours any more, or not to be started: it comes again
+	if i.source == nil {
+		return // not ours any more: it comes again
 	}
 	if i.stage == stageIgnored {
 		s.settleLater(i, nil)
 		return
 	}
+	if s.stopping && s.bus.features.Durable { // not to be started: it comes again
+		s.returnDropped([]*item{i})
+		return
+	}
+	s.recallAttempts(i)
 	s.bus.enqueued.Add(1)
 	key := i.laneKey()
 	l := s.lanes[key]
@@ -340,10 +346,18 @@ func (s *subscription) next(l *lane, i *item, v verdict, t *tree, more bool) (ag
 	if i.source.given && !v.done || i.source.lost {
 		v = verdict{done: true} // it comes again, to whoever owns the source
 	}
-	if s.stopping && s.bus.features.Durable && !v.done {
-		v = verdict{done: true}
-	}
-	if v.done {
+	switch {
+	case s.returns(i, v):
+		s.giveBack(l, i, v.wait)
+		v = verdict{}
+	case s.stopping && s.bus.features.Durable && !v.done:
+		l.pop()
+		i.finished = true
+		if s.delays() {
+			s.settleAs(i, driver.Released, min(v.wait, s.bus.features.MaxDelay))
+		}
+		v = verdict{}
+	case v.done:
 		l.pop()
 		i.finished = true
 		if v.settle {
@@ -352,7 +366,7 @@ func (s *subscription) next(l *lane, i *item, v verdict, t *tree, more bool) (ag
 	}
 	s.checkSource(i.source)
 	switch {
-	case !v.done:
+	case !i.finished:
 		s.makeWait(l, v.wait, !v.endless)
 	case l.parked:
 		s.makeReady(l) // it was parked just now: what is behind follows

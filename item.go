@@ -93,6 +93,9 @@ func (s *subscription) newItem(d *driver.Delivery) *item {
 	i.wire = &wireItem{body: d.Body, storedAt: d.Time, redeliveries: d.Attempt}
 	i.header = &i.wire.header
 	i.adoptEnvelope(d)
+	if d.GiveUp != "" && i.stage != stageDead {
+		i.stage, i.reason, i.failure = stageDead, d.GiveUp, fmt.Errorf("tidings: driver %s gave it up as %s", s.bus.driver.Name(), d.GiveUp)
+	}
 	return i
 }
 

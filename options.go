@@ -210,6 +210,13 @@ type SubscribeOptions struct {
 	// least a minute; an hour without a timeout.
 	ClaimLease time.Duration
 
+	// EachInstance says that every running instance handles every event, for
+	// example to refresh a cache of its own. Only a driver that broadcasts
+	// (redis) and the in-memory driver can do that; dedup is process-local then,
+	// whatever Options.Claims is. Without it, a driver that broadcasts needs a
+	// claims store that the instances share.
+	EachInstance bool
+
 	// MaxAttempts is how often an event is tried before OnExhausted decides.
 	// Defaults to 10, about a minute and a half with the default Backoff.
 	MaxAttempts int

@@ -179,6 +179,7 @@ func (s *subscription) stop() {
 	var dropped []*item
 	if s.bus.features.Durable {
 		dropped = s.dropItems(func(*item) bool { return true })
+		s.returnDropped(dropped)
 	}
 	s.mu.Unlock()
 	s.releaseDropped(dropped)

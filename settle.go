@@ -30,14 +30,26 @@ func (s *subscription) settleLater(i *item, t *tree) {
 	if i.stored || i.source.lost {
 		return
 	}
-	done := settlement{driver.Settlement{Ref: i.ref, Source: driver.Source{Name: i.source.name, Epoch: i.source.epoch}, Outcome: driver.Finished}, i.source}
 	if t != nil {
-		t.settle(done)
+		t.settle(i.settlement(driver.Finished, 0))
+		return
+	}
+	s.settleAs(i, driver.Finished, 0)
+}
+
+// settleAs hands an item to the settler with its outcome. The caller holds the
+// lock.
+func (s *subscription) settleAs(i *item, outcome driver.Outcome, after time.Duration) {
+	if i.stored || i.source.lost {
 		return
 	}
 	i.source.unsettle++
-	s.settler.pending = append(s.settler.pending, done)
+	s.settler.pending = append(s.settler.pending, i.settlement(outcome, after))
 	s.turnSettler()
+}
+
+func (i *item) settlement(outcome driver.Outcome, after time.Duration) settlement {
+	return settlement{driver.Settlement{Ref: i.ref, Source: driver.Source{Name: i.source.name, Epoch: i.source.epoch}, Outcome: outcome, After: after}, i.source}
 }
 
 func (s *subscription) turnSettler() {
