@@ -114,6 +114,8 @@ var (
 	unordered = need{"not Ordered", func(s *scene) bool { return !s.features.Ordered }}
 	groups    = need{"Groups", func(s *scene) bool { return s.features.Groups }}
 	alone     = need{"not Groups", func(s *scene) bool { return !s.features.Groups }}
+	broadcast = need{"Broadcast", func(s *scene) bool { return s.features.Broadcast }}
+	keeping   = need{"not Broadcast", func(s *scene) bool { return !s.features.Broadcast }}
 	fanOut    = need{"FanOut", func(s *scene) bool { return s.features.FanOut }}
 	noFanOut  = need{"not FanOut", func(s *scene) bool { return !s.features.FanOut }}
 	history   = need{"History", func(s *scene) bool { return s.features.History }}

@@ -201,6 +201,9 @@ func (s *scene) options(o tidings.SubscribeOptions) *tidings.SubscribeOptions {
 	if s.features.History && o.StartAt.Mode == driver.StartUnset {
 		o.StartAt = tidings.StartBeginning
 	}
+	if s.features.Broadcast {
+		o.EachInstance = true
+	}
 	if o.Backoff.Initial == 0 {
 		o.Backoff = s.steady(2 * time.Millisecond)
 	}
