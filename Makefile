@@ -13,8 +13,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## Run the example shop: three modules and their events
-	go run ./examples/shop
+demo: ## Run the example shop: three modules and their events, on EVENT_DRIVER
+	scripts/demo
 
 .PHONY: test
 test: ## Vet and test with the race detector, on real brokers where they can be had

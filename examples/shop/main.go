@@ -4,6 +4,7 @@
 //
 //	go run ./examples/shop                      the story, in this process
 //	EVENT_DRIVER=kafka KAFKA_BROKERS=localhost:9092 go run ./examples/shop
+//	EVENT_DRIVER=redis-streams make demo        the story on a broker that is started for it
 //	go run ./examples/shop --processes 2        the story, as two services (not in memory)
 //	go run ./examples/shop --serve              the modules behind HTTP, until SIGTERM
 //
@@ -130,7 +131,8 @@ func (m *Main) stage() io.Writer {
 }
 
 // environment is Getenv with what the story needs: a namespace of its own on a
-// broker, where events of earlier runs are still stored.
+// broker, where events of earlier runs are still stored, and shared claims where
+// the instances of a subscription have to agree.
 func (m *Main) environment() func(string) string {
 	fresh := "shop-" + strconv.FormatInt(time.Now().UnixMilli(), 36)
 	return func(name string) string {
@@ -140,6 +142,8 @@ func (m *Main) environment() func(string) string {
 			return fresh
 		case name == "EVENT_ENV" && value == "" && m.Getenv("EVENT_DRIVER") == "":
 			return "development"
+		case name == "EVENT_CLAIMS" && value == "" && m.Getenv("EVENT_DRIVER") == atMostOnce:
+			return "redis" // who handles an event that every instance gets
 		}
 		return value
 	}

@@ -21,13 +21,13 @@ import (
 func (m *Main) runProcesses(ctx context.Context) error {
 	getenv := m.environment()
 	if driver := getenv("EVENT_DRIVER"); driver == "" || driver == "in-memory" {
-		return errors.New("--processes 2: in memory nothing reaches another process; set EVENT_DRIVER=kafka")
+		return errors.New("--processes 2: in memory nothing reaches another process; set EVENT_DRIVER=kafka, redis-streams, sqs or redis")
 	}
 	n := newNarrator(m.stage(), m.Color)
 	n.say("%s", n.paint(bold, "Three modules in two processes, driver "+getenv("EVENT_DRIVER")))
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	namespace := "EVENT_NAMESPACE=" + getenv("EVENT_NAMESPACE")
+	shared := []string{"EVENT_NAMESPACE=" + getenv("EVENT_NAMESPACE"), "EVENT_CLAIMS=" + getenv("EVENT_CLAIMS")}
 	var services []*child
 	stop := func() (err error) {
 		for _, c := range services {
@@ -36,7 +36,7 @@ func (m *Main) runProcesses(ctx context.Context) error {
 		return err
 	}
 	for _, modules := range []string{"identity", "billing,notifications"} {
-		c, err := startChild(ctx, fail, n, modules, namespace)
+		c, err := startChild(ctx, fail, n, modules, shared...)
 		if err != nil {
 			return errors.Join(err, stop())
 		}
@@ -44,7 +44,7 @@ func (m *Main) runProcesses(ctx context.Context) error {
 		n.say("  process %d runs %s at %s", c.command.Process.Pid, modules, c.url)
 	}
 	r := &remote{client: &http.Client{Timeout: 30 * time.Second}, identity: services[0].url, others: services[1].url}
-	told, err := tell(ctx, n, r)
+	told, err := tell(ctx, n, r, getenv("EVENT_DRIVER"))
 	if err = errors.Join(err, stop()); err != nil {
 		return err
 	}

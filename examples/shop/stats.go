@@ -20,11 +20,14 @@ type summary struct {
 	DeadLettered  int `json:"deadLettered"`
 	Profiles      int `json:"profiles"`
 	Notifications int `json:"notifications"`
+
+	// expected is how many deliveries the story leads to, where some may be lost.
+	expected int
 }
 
 func (s summary) plus(o summary) summary {
 	return summary{s.Published + o.Published, s.Handled + o.Handled, s.Retried + o.Retried, s.Deduplicated + o.Deduplicated,
-		s.DeadLettered + o.DeadLettered, s.Profiles + o.Profiles, s.Notifications + o.Notifications}
+		s.DeadLettered + o.DeadLettered, s.Profiles + o.Profiles, s.Notifications + o.Notifications, s.expected + o.expected}
 }
 
 // ended is how many deliveries have come to their end.
@@ -52,7 +55,16 @@ func (s summary) write(out io.Writer, format string) error {
 			return err
 		}
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil || s.expected == 0 {
+		return err
+	}
+	_, err := fmt.Fprintf(out, `
+  expected %d deliveries, received %d. This driver delivers at most once: an event
+  reaches the instances that listen while it is published, and nobody else. One
+  that is starting, restarting or cut off does not get it later, and Publish has
+  returned nil all the same. Take redis-streams where an event must arrive.
+`, s.expected, s.ended())
+	return err
 }
 
 // stats counts what the bus does. It is an observer like any other.
