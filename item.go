@@ -352,6 +352,7 @@ func (i *item) parked(reason string, now time.Time) driver.Parked {
 			Channel: i.channel, Type: i.eventType(), Key: i.aggregateID, ID: i.id,
 			Headers: i.headers, Size: i.size,
 		},
+		Source:   i.source.name,
 		Position: i.ref.Position(),
 		Attempts: i.attempts,
 		Reason:   reason,

@@ -55,7 +55,7 @@ next:
 }
 
 // Parked implements [driver.Lanes].
-func (l *localLanes) Parked(_ context.Context, subscription string) ([]driver.Lane, error) {
+func (l *localLanes) Parked(_ context.Context, subscription, _ string) ([]driver.Lane, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.subscriptions[subscription]

@@ -270,7 +270,7 @@ func (s *subscription) loadParked() error {
 	if s.store == nil {
 		return nil
 	}
-	lanes, err := s.store.Parked(s.bus.storing, s.name)
+	lanes, err := s.store.Parked(s.bus.storing, s.name, "")
 	if err != nil {
 		return fmt.Errorf("tidings: %s: parked lanes: %w", s.name, err)
 	}

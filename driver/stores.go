@@ -108,7 +108,10 @@ type Lane struct {
 
 // Parked is one event that waits in a [Lanes] store, in its place.
 type Parked struct {
-	Lane     Lane
+	Lane Lane
+	// Source is the name of the source that the event came from, "" on a driver
+	// without ownership. A lane belongs to whoever owns its source.
+	Source   string
 	ID       string // the event's
 	Message  Message
 	Position string
@@ -130,8 +133,9 @@ type Lanes interface {
 	// appended.
 	Park(ctx context.Context, subscription string, events []Parked) error
 
-	// Parked lists the lanes of a subscription that hold events.
-	Parked(ctx context.Context, subscription string) ([]Lane, error)
+	// Parked lists the lanes of a subscription that hold events of one source,
+	// "" for a driver without ownership.
+	Parked(ctx context.Context, subscription, source string) ([]Lane, error)
 
 	// Head returns the oldest event of a lane; false when it holds none.
 	Head(ctx context.Context, subscription string, lane Lane) (Parked, bool, error)
@@ -149,3 +153,32 @@ type Lanes interface {
 
 // ErrLanesFull is returned by [Lanes.Park] at the store's bound.
 var ErrLanesFull = errors.New("tidings: the store of parked events is full")
+
+// Lease is the right to work on one thing until it ends or is renewed.
+type Lease struct {
+	Name string
+	// Epoch grows each time the lease is given to a holder. A statement that
+	// names an older one has no effect: its holder was too slow.
+	Epoch int64
+}
+
+// Leases hands out named leases to the instances of a group, by the store's own
+// clock. All methods may be called at once.
+type Leases interface {
+	// Join says that a holder is alive for ttl, and returns how many holders of
+	// the group are, itself included.
+	Join(ctx context.Context, group, holder string, ttl time.Duration) (alive int, err error)
+
+	// Leave gives up every lease of the holder and its place in the group.
+	Leave(ctx context.Context, group, holder string) error
+
+	// Acquire takes leases that are free or over, at most limit of those named,
+	// each with a new epoch. It returns the ones it took.
+	Acquire(ctx context.Context, group, holder string, names []string, limit int, ttl time.Duration) ([]Lease, error)
+
+	// Renew prolongs what the holder still has, and returns that.
+	Renew(ctx context.Context, group, holder string, ttl time.Duration) ([]Lease, error)
+
+	// Release gives leases up. What is not the holder's is left alone.
+	Release(ctx context.Context, group, holder string, names []string) error
+}

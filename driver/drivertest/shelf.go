@@ -42,12 +42,12 @@ func (s *shelf) Park(_ context.Context, subscription string, events []driver.Par
 }
 
 // Parked implements [driver.Lanes].
-func (s *shelf) Parked(_ context.Context, subscription string) ([]driver.Lane, error) {
+func (s *shelf) Parked(_ context.Context, subscription, source string) ([]driver.Lane, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var lanes []driver.Lane
 	for at, events := range s.lanes {
-		if at.subscription == subscription && len(events) > 0 {
+		if at.subscription == subscription && len(events) > 0 && events[0].Source == source {
 			lanes = append(lanes, at.lane)
 		}
 	}

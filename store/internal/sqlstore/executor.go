@@ -1,0 +1,96 @@
+// Package sqlstore is what the SQL stores share: the statements, written once
+// with what differs between databases in a [Dialect], and migrations. It knows no
+// database driver; store/postgres, store/mysql and store/sqlite give it one.
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+)
+
+// Executor runs statements: a pool, a connection or a transaction of any
+// client. Arguments are written as $1, $2, …; a dialect with another form
+// rewrites the statement before it is run.
+type Executor interface {
+	Exec(ctx context.Context, statement string, arguments ...any) (affected int64, err error)
+	Query(ctx context.Context, statement string, arguments ...any) (Rows, error)
+}
+
+// Rows is the result of a query. Close may be called twice.
+type Rows interface {
+	Next() bool
+	Scan(destinations ...any) error
+	Err() error
+	Close() error
+}
+
+// Database is a pool that begins transactions.
+type Database interface {
+	Executor
+	Begin(ctx context.Context) (Transaction, error)
+	// Ping asks the server for an answer.
+	Ping(ctx context.Context) error
+}
+
+// Transaction is one transaction. After Commit or Rollback it is of no use;
+// Rollback after Commit does nothing.
+type Transaction interface {
+	Executor
+	Commit(ctx context.Context) error
+	Rollback(ctx context.Context) error
+}
+
+// SQLTransaction makes an Executor of a database/sql transaction.
+func SQLTransaction(tx *sql.Tx) Executor { return sqlExecutor{tx} }
+
+// SQLDatabase makes a Database of a database/sql pool.
+func SQLDatabase(db *sql.DB) Database { return sqlDatabase{sqlExecutor{db}, db} }
+
+// conn is what *sql.DB, *sql.Conn and *sql.Tx have in common.
+type conn interface {
+	ExecContext(ctx context.Context, statement string, arguments ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, statement string, arguments ...any) (*sql.Rows, error)
+}
+
+type sqlExecutor struct{ conn conn }
+
+func (e sqlExecutor) Exec(ctx context.Context, statement string, arguments ...any) (int64, error) {
+	result, err := e.conn.ExecContext(ctx, statement, arguments...)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
+}
+
+func (e sqlExecutor) Query(ctx context.Context, statement string, arguments ...any) (Rows, error) {
+	return e.conn.QueryContext(ctx, statement, arguments...) //nolint:sqlclosecheck,rowserrcheck // the caller's
+}
+
+type sqlDatabase struct {
+	sqlExecutor
+	db *sql.DB
+}
+
+func (d sqlDatabase) Ping(ctx context.Context) error { return d.db.PingContext(ctx) }
+
+func (d sqlDatabase) Begin(ctx context.Context) (Transaction, error) {
+	tx, err := d.db.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return sqlTransaction{sqlExecutor{tx}, tx}, nil
+}
+
+type sqlTransaction struct {
+	sqlExecutor
+	tx *sql.Tx
+}
+
+func (t sqlTransaction) Commit(context.Context) error { return t.tx.Commit() }
+
+func (t sqlTransaction) Rollback(context.Context) error {
+	if err := t.tx.Rollback(); err != nil && err != sql.ErrTxDone { //nolint:errorlint // database/sql returns it as it is
+		return err
+	}
+	return nil
+}
