@@ -212,7 +212,7 @@ func ExampleBus_Run() {
 	fmt.Println(bus.Run(context.Background()))
 	// Output:
 	// tidings: 2 complaints:
-	//   - subscription billing.invoices: it says RequireDurable, and driver in-memory loses events with the process; use a durable driver (kafka), or drop the requirement
+	//   - subscription billing.invoices: it says RequireDurable, and driver in-memory loses events with the process; use a durable driver (kafka, redis-streams or sqs), or drop the requirement
 	//   - subscription billing.invoices: it says RequireDedup, and dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims
 }
 
