@@ -50,6 +50,10 @@ type Features struct {
 	// waits for long and what it does not start any more, with everything
 	// behind it in its lane, and the broker delivers it again.
 	MaxDelay time.Duration
+	// Sources: every delivery has a Source, which one process owns at a time.
+	// Sink.Report says ReportAssigned, with name and epoch, before the first
+	// delivery of it.
+	Sources bool
 	// RedeliveryCount: Delivery.Attempt is filled.
 	RedeliveryCount bool
 	// History: a new subscription can read what was published before it

@@ -124,35 +124,118 @@ type Parked struct {
 	ParkedAt time.Time
 }
 
+// Ownership is the right to work on the parked events of one source of a
+// subscription, given by [Lanes.Own].
+type Ownership struct {
+	Subscription string
+	Source       string // "" on a driver without sources
+	// Epoch grows with each ownership of that subscription and source, over all
+	// instances.
+	Epoch int64
+}
+
 // Lanes keeps parked events in order. All methods may be called at once for
-// different lanes; for one lane the engine calls one at a time.
+// different lanes; for one lane the engine calls one at a time. Every call with
+// an ownership that has ended is [ErrNotOwned] and changes nothing: the check
+// and the change are one step.
 type Lanes interface {
+	// Own takes the parked events of a source over, which ends every earlier
+	// ownership of it, and lists the lanes that hold events.
+	Own(ctx context.Context, subscription, source string) (Ownership, []Lane, error)
+
 	// Park appends events to the end of their lane, in the order given; all are
 	// of one lane. An event whose type and ID that lane holds already is not
 	// appended again. ErrLanesFull says that the store's bound is reached: nothing was
 	// appended.
-	Park(ctx context.Context, subscription string, events []Parked) error
-
-	// Parked lists the lanes of a subscription that hold events of one source,
-	// "" for a driver without ownership.
-	Parked(ctx context.Context, subscription, source string) ([]Lane, error)
+	Park(ctx context.Context, owner Ownership, events []Parked) error
 
 	// Head returns the oldest event of a lane; false when it holds none.
-	Head(ctx context.Context, subscription string, lane Lane) (Parked, bool, error)
+	Head(ctx context.Context, owner Ownership, lane Lane) (Parked, bool, error)
 
 	// Record stores how often the head was tried and how it failed last.
-	Record(ctx context.Context, subscription string, lane Lane, id string, attempts int, failure string) error
+	Record(ctx context.Context, owner Ownership, lane Lane, id string, attempts int, failure string) error
 
 	// Remove takes the head away when its ID is id, and returns how many are
 	// left. Removing what is not there is accepted.
-	Remove(ctx context.Context, subscription string, lane Lane, id string) (left int, err error)
+	Remove(ctx context.Context, owner Ownership, lane Lane, id string) (left int, err error)
+
+	// Orders returns what operators have asked for since it was last called, each
+	// once. An order for a lane that holds nothing any more is dropped.
+	Orders(ctx context.Context, owner Ownership) ([]LaneOrder, error)
 
 	// Durable reports whether what is parked outlives the process.
 	Durable() bool
 }
 
-// ErrLanesFull is returned by [Lanes.Park] at the store's bound.
-var ErrLanesFull = errors.New("tidings: the store of parked events is full")
+var (
+	// ErrLanesFull is returned by [Lanes.Park] at the store's bound.
+	ErrLanesFull = errors.New("tidings: the store of parked events is full")
+	// ErrNotOwned is returned by [Lanes] where another instance has taken the
+	// source over.
+	ErrNotOwned = errors.New("tidings: another instance owns these parked events by now")
+)
+
+// LaneVerb is what an operator asks for a parked lane.
+type LaneVerb int
+
+const (
+	// RetryHead tries the oldest event at once instead of when it is due.
+	RetryHead LaneVerb = iota + 1
+	// SkipHead makes a dead letter of the oldest event; the lane goes on behind
+	// it.
+	SkipHead
+	// SkipLane makes dead letters of every event that the lane holds.
+	SkipLane
+)
+
+// String returns "retry head", "skip head" or "skip lane".
+func (v LaneVerb) String() string {
+	switch v {
+	case RetryHead:
+		return "retry head"
+	case SkipHead:
+		return "skip head"
+	case SkipLane:
+		return "skip lane"
+	}
+	return "no verb"
+}
+
+// LaneOrder is what an operator asked for one lane, with the reason that was
+// given.
+type LaneOrder struct {
+	Lane   Lane
+	Verb   LaneVerb
+	Reason string
+}
+
+// ParkedLane is a lane that holds events, as an operator sees it.
+type ParkedLane struct {
+	Subscription string
+	Source       string
+	Lane         Lane
+	Events       int    // how many it holds
+	Head         Parked // the oldest of them
+}
+
+// LaneStore is [Lanes] for operators: command line, console. All methods may be
+// called at once.
+type LaneStore interface {
+	Lanes
+
+	// List returns parked lanes of a subscription ("" for all), by subscription,
+	// channel and key, after the one given (the zero value for the first page),
+	// at most limit.
+	List(ctx context.Context, subscription string, after ParkedLane, limit int) ([]ParkedLane, error)
+
+	// Events returns the events that a lane holds, in order, at most limit.
+	Events(ctx context.Context, subscription string, lane Lane, limit int) ([]Parked, error)
+
+	// Order asks the owner of a lane for something; a later order for the same
+	// lane replaces one that was not carried out yet. False when the lane holds
+	// nothing.
+	Order(ctx context.Context, subscription string, order LaneOrder) (bool, error)
+}
 
 // Lease is the right to work on one thing until it ends or is renewed.
 type Lease struct {
