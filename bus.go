@@ -247,8 +247,8 @@ func (b *Bus) requirements() (errs []error) {
 		}
 		if s.options.OnExhausted == Park && f.Durable && (b.options.Lanes == nil || !b.options.Lanes.Durable()) {
 			complain("it parks events, and the store for them is in memory while driver %s is durable: they would be lost with the process; pass a durable store in Options.Lanes, or use DeadLetter or Block", name)
-		} else if s.options.OnExhausted == Park && f.Groups {
-			complain("it parks events, and on driver %s other instances share the subscription: a parked aggregate does not move between instances yet; use DeadLetter or Block", name)
+		} else if s.options.OnExhausted == Park && f.Groups && !f.Sources {
+			complain("it parks events, and on driver %s any instance may be given an aggregate, so that none owns what is parked; use DeadLetter or Block", name)
 		}
 		if b.options.DeadLetters == nil {
 			if _, ok := b.driver.(driver.DeadLetters); !ok {
@@ -298,9 +298,8 @@ func (b *Bus) connect(ctx context.Context) error {
 			processLocal = append(processLocal, s.name)
 		}
 		switch {
-		case b.features.Groups:
-			// A parked aggregate cannot move to another instance yet: what cannot
-			// be read waits in its lane.
+		case b.features.Groups && !b.features.Sources:
+			// Nobody owns an aggregate there: what cannot be read is given back.
 		case b.options.Lanes != nil && (b.options.Lanes.Durable() || !b.features.Durable):
 			s.store = b.options.Lanes
 		case !b.features.Durable:
@@ -324,7 +323,7 @@ func (b *Bus) connect(ctx context.Context) error {
 			"subscriptions", strings.Join(processLocal, " "), "keys", b.options.LocalClaims)
 	}
 	for _, s := range b.subscriptions {
-		if err := s.loadParked(); err != nil {
+		if err := s.ownUnowned(); err != nil {
 			return err
 		}
 	}

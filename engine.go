@@ -46,8 +46,9 @@ type subscription struct {
 	sources  map[string]*source
 	running  *item // the list of items that are processed now
 	watch    Timer
-	stopping bool // start nothing that the broker would give again
-	halted   bool // start nothing at all
+	ordering Timer // looks for what operators want
+	stopping bool  // start nothing that the broker would give again
+	halted   bool  // start nothing at all
 	idle     chan struct{}
 	settler  settler
 	attempts map[string]int // of events that were given back to the broker
@@ -63,6 +64,12 @@ type source struct {
 	running  int
 	unsettle int // finished, and not yet settled
 	idle     chan struct{}
+
+	// parking is the ownership of its parked events; until owned says that it is
+	// known which lanes those are, nothing of the source is started.
+	parking driver.Ownership
+	owning  bool
+	owned   bool
 }
 
 // Deliver implements [driver.Sink].
@@ -117,6 +124,7 @@ func (s *subscription) enqueue(i *item, from *driver.Source, t *tree) {
 		return
 	}
 	s.recallAttempts(i)
+	s.assign(i.source)
 	s.bus.enqueued.Add(1)
 	key := i.laneKey()
 	l := s.lanes[key]
@@ -290,6 +298,12 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 		s.mu.Unlock()
 		return false
 	}
+	if i.source.owning {
+		l.blocked = true
+		s.makeWait(l, time.Hour, true) // until its parked events are known
+		s.mu.Unlock()
+		return false
+	}
 	s.begin(i)
 	s.mu.Unlock()
 
@@ -414,7 +428,7 @@ func (s *subscription) newLane(key driver.Lane) *lane {
 		l = &lane{}
 	}
 	s.spare = nil
-	l.key, l.due, l.parkedHead = key, time.Time{}, nil
+	l.key, l.due, l.parkedHead, l.owner, l.order = key, time.Time{}, nil, nil, driver.LaneOrder{}
 	s.lanes[key] = l
 	return l
 }

@@ -42,7 +42,12 @@ type lane struct {
 	// counted: the wait ends by itself, so a test clock may advance to its end.
 	counted bool
 
-	parked bool      // earlier events wait in the store
+	// blocked: it waits until the parked events of its head's source are known.
+	blocked bool
+
+	parked bool    // earlier events wait in the store
+	owner  *source // whose they are
+	order  driver.LaneOrder
 	due    time.Time // when the parked head is tried again
 	// parkedHead is the store's head as an item; only who runs the lane uses it.
 	parkedHead *item

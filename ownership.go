@@ -12,6 +12,13 @@ func (s *subscription) Joined() { s.joinOnce.Do(func() { close(s.joined) }) }
 
 // Report implements [driver.Sink].
 func (s *subscription) Report(r driver.Report) {
+	if r.Kind == driver.ReportAssigned && s.store != nil {
+		s.mu.Lock()
+		if o := s.sourceFor(&r.Source); o != nil {
+			s.assign(o) // parked events of it may be due
+		}
+		s.mu.Unlock()
+	}
 	s.observe(Observation{Kind: Reported, Report: r, Count: r.Count, Source: r.Source.Name, Err: r.Err})
 }
 
@@ -110,6 +117,15 @@ func (s *subscription) letGo(i *item) {
 
 func (s *subscription) dropItems(drop func(*item) bool) (dropped []*item) {
 	for _, l := range s.lanes {
+		if l.parked && l.owner.given && l.state != laneRunning {
+			if i := l.parkedHead; i != nil {
+				dropped = append(dropped, i)
+			}
+			l.parked, l.parkedHead, l.order = false, nil, driver.LaneOrder{}
+			if l.head == nil {
+				s.leave(l)
+			}
+		}
 		head := l.head
 		removed := l.remove(drop)
 		if len(removed) == 0 {
@@ -230,9 +246,11 @@ func (s *subscription) halt() (abandoned int) {
 	if local, ok := s.store.(*localLanes); ok {
 		abandoned += local.held(s.name)
 	}
-	if s.watch != nil {
-		s.watch.Stop()
-		s.watch = nil
+	for _, timer := range []*Timer{&s.watch, &s.ordering} {
+		if *timer != nil {
+			(*timer).Stop()
+			*timer = nil
+		}
 	}
 	return abandoned
 }

@@ -29,8 +29,30 @@ func newLocalLanes() *localLanes {
 	return &localLanes{bound: localLanesBound, subscriptions: make(map[string]*localParking)}
 }
 
+// Own implements [driver.Lanes]. There is no other instance.
+func (l *localLanes) Own(_ context.Context, subscription, source string) (driver.Ownership, []driver.Lane, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	owner := driver.Ownership{Subscription: subscription, Source: source, Epoch: 1}
+	p := l.subscriptions[subscription]
+	if p == nil {
+		return owner, nil, nil
+	}
+	lanes := make([]driver.Lane, 0, len(p.lanes))
+	for lane := range p.lanes {
+		lanes = append(lanes, lane)
+	}
+	return owner, lanes, nil
+}
+
+// Orders implements [driver.Lanes]: no operator reaches this memory.
+func (l *localLanes) Orders(context.Context, driver.Ownership) ([]driver.LaneOrder, error) {
+	return nil, nil
+}
+
 // Park implements [driver.Lanes].
-func (l *localLanes) Park(_ context.Context, subscription string, events []driver.Parked) error {
+func (l *localLanes) Park(_ context.Context, owner driver.Ownership, events []driver.Parked) error {
+	subscription := owner.Subscription
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.subscriptions[subscription]
@@ -54,26 +76,11 @@ next:
 	return nil
 }
 
-// Parked implements [driver.Lanes].
-func (l *localLanes) Parked(_ context.Context, subscription, _ string) ([]driver.Lane, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	p := l.subscriptions[subscription]
-	if p == nil {
-		return nil, nil
-	}
-	lanes := make([]driver.Lane, 0, len(p.lanes))
-	for lane := range p.lanes {
-		lanes = append(lanes, lane)
-	}
-	return lanes, nil
-}
-
 // Head implements [driver.Lanes].
-func (l *localLanes) Head(_ context.Context, subscription string, lane driver.Lane) (driver.Parked, bool, error) {
+func (l *localLanes) Head(_ context.Context, owner driver.Ownership, lane driver.Lane) (driver.Parked, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := l.subscriptions[subscription]
+	p := l.subscriptions[owner.Subscription]
 	if p == nil || len(p.lanes[lane]) == 0 {
 		return driver.Parked{}, false, nil
 	}
@@ -81,10 +88,10 @@ func (l *localLanes) Head(_ context.Context, subscription string, lane driver.La
 }
 
 // Record implements [driver.Lanes].
-func (l *localLanes) Record(_ context.Context, subscription string, lane driver.Lane, id string, attempts int, failure string) error {
+func (l *localLanes) Record(_ context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, failure string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if p := l.subscriptions[subscription]; p != nil && len(p.lanes[lane]) > 0 && p.lanes[lane][0].ID == id {
+	if p := l.subscriptions[owner.Subscription]; p != nil && len(p.lanes[lane]) > 0 && p.lanes[lane][0].ID == id {
 		head := &p.lanes[lane][0]
 		head.Attempts, head.Err = attempts, failure
 	}
@@ -92,10 +99,10 @@ func (l *localLanes) Record(_ context.Context, subscription string, lane driver.
 }
 
 // Remove implements [driver.Lanes].
-func (l *localLanes) Remove(_ context.Context, subscription string, lane driver.Lane, id string) (int, error) {
+func (l *localLanes) Remove(_ context.Context, owner driver.Ownership, lane driver.Lane, id string) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := l.subscriptions[subscription]
+	p := l.subscriptions[owner.Subscription]
 	if p == nil {
 		return 0, nil
 	}

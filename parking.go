@@ -29,13 +29,17 @@ func (s *subscription) holdItem(i *item) verdict {
 // on.
 func (s *subscription) parkItem(i *item) verdict {
 	now := s.bus.clock.Now()
-	err := s.store.Park(s.bus.storing, s.name, []driver.Parked{i.parked(i.reason, now)})
+	err := s.store.Park(s.bus.storing, i.source.parking, []driver.Parked{i.parked(i.reason, now)})
+	if s.notOwned(i.source, err) {
+		return verdict{done: true} // it comes again, to the owner
+	}
 	if err != nil {
 		return s.storeFailed(i, fmt.Errorf("park: %w", err))
 	}
 	i.observe(s.bus.values, Parked, func(o *Observation) { o.Attempt, o.Reason, o.Err = i.attempts, i.reason, i.failure })
 	s.mu.Lock()
-	i.lane.parked = true
+	i.lane.parked, i.lane.owner = true, i.source
+	s.watchOrders()
 	i.lane.due = now.Add(s.options.ParkBackoff.wait(1))
 	s.mu.Unlock()
 	return verdict{done: true, settle: true}
@@ -46,9 +50,15 @@ func (s *subscription) parkItem(i *item) verdict {
 // caller has made the lane running. It reports whether the lane is still
 // running, because the store has no more of it.
 func (s *subscription) runParked(l *lane) (again bool) {
+	s.mu.Lock()
+	if l.owner.given {
+		return s.unpark(l)
+	}
+	s.mu.Unlock()
 	if !s.parkArrivals(l) {
 		return false
 	}
+	s.obey(l)
 	s.mu.Lock()
 	wait := l.due.Sub(s.bus.clock.Now())
 	if wait > 0 || s.stopping {
@@ -60,6 +70,9 @@ func (s *subscription) runParked(l *lane) (again bool) {
 	s.mu.Unlock()
 	left, wait, err := s.tryParkedHead(l)
 	s.mu.Lock()
+	if l.owner.given {
+		return s.unpark(l)
+	}
 	defer s.mu.Unlock()
 	switch {
 	case err != nil:
@@ -99,6 +112,7 @@ func (s *subscription) stopWait() time.Duration {
 // reports whether the lane is still running.
 func (s *subscription) parkArrivals(l *lane) bool {
 	s.mu.Lock()
+	owner := l.owner
 	var items []*item
 	for i := l.head; i != nil; i = i.next {
 		items = append(items, i)
@@ -114,9 +128,14 @@ func (s *subscription) parkArrivals(l *lane) bool {
 	events := make([]driver.Parked, len(items))
 	for n, i := range items {
 		events[n] = i.parked("behind", now)
+		events[n].Source = owner.name // a lane lies in one place
 	}
-	err := s.store.Park(s.bus.storing, s.name, events)
+	err := s.store.Park(s.bus.storing, owner.parking, events)
+	lost := s.notOwned(owner, err)
 	for _, i := range items {
+		if lost {
+			break
+		}
 		if err != nil {
 			s.storeFailed(i, fmt.Errorf("park: %w", err))
 			break
@@ -144,7 +163,11 @@ func (s *subscription) parkArrivals(l *lane) bool {
 // returns how many events the store has left, and how long to wait before the
 // next attempt when this one failed.
 func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err error) {
-	head, found, err := s.store.Head(s.bus.storing, s.name, l.key)
+	owner := l.owner
+	head, found, err := s.store.Head(s.bus.storing, owner.parking, l.key)
+	if s.notOwned(owner, err) {
+		return 1, time.Hour, nil
+	}
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 		return 0, 0, err
@@ -152,18 +175,12 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 	if !found {
 		return 0, 0, nil
 	}
-	// The item is kept between attempts: it owns the claim and knows its stage.
-	i := l.parkedHead
-	if i == nil || i.id != head.ID {
-		d := driver.Delivery{Message: head.Message, Ref: storedRef(head.Position), Time: head.Time}
-		i = s.newItem(&d)
-		i.stored, i.attempts, i.lane = true, head.Attempts, l
-		l.parkedHead = i
-	}
+	i := s.parkedItem(l, head)
 	s.mu.Lock()
-	i.source = s.sourceFor(&driver.Source{})
-	if i.source == nil {
-		i.source = &source{}
+	i.source = owner
+	if owner.given {
+		s.mu.Unlock()
+		return 1, time.Hour, nil
 	}
 	s.begin(i)
 	s.mu.Unlock()
@@ -172,6 +189,7 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.end(i)
+		s.checkSource(owner)
 		if !returned { // runtime.Goexit
 			i.attempt.Swap(nil)
 			s.workers.Go(func() { s.letGo(i) })
@@ -187,13 +205,17 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 		if i.failure != nil {
 			text = i.failure.Error()
 		}
-		if err := s.store.Record(s.bus.storing, s.name, l.key, head.ID, i.attempts, text); err != nil {
+		err := s.store.Record(s.bus.storing, owner.parking, l.key, head.ID, i.attempts, text)
+		if !s.notOwned(owner, err) && err != nil {
 			s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 		}
 		return 1, wait, nil
 	}
 	l.parkedHead = nil
-	left, err = s.store.Remove(s.bus.storing, s.name, l.key, head.ID)
+	left, err = s.store.Remove(s.bus.storing, owner.parking, l.key, head.ID)
+	if s.notOwned(owner, err) {
+		return 1, time.Hour, nil
+	}
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 	}
@@ -263,28 +285,4 @@ func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
 	wait = max(wait, time.Millisecond)
 	i.observe(s.bus.values, Retried, func(o *Observation) { o.Attempt, o.Duration, o.Wait, o.Err = a.number, took, wait, err })
 	return false, wait
-}
-
-// loadParked finds the lanes that wait in the store from an earlier life.
-func (s *subscription) loadParked() error {
-	if s.store == nil {
-		return nil
-	}
-	lanes, err := s.store.Parked(s.bus.storing, s.name, "")
-	if err != nil {
-		return fmt.Errorf("tidings: %s: parked lanes: %w", s.name, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, key := range lanes {
-		l := s.lanes[key]
-		if l == nil {
-			l = s.newLane(key)
-		}
-		l.parked = true
-		if l.state == laneIdle {
-			s.makeReady(l)
-		}
-	}
-	return nil
 }

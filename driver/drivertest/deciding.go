@@ -195,7 +195,7 @@ func block(s *scene) {
 
 func parkIsRefused(s *scene) {
 	stores := []driver.Lanes{nil, &shelf{}}
-	if s.features.Groups { // a parked lane would stay with one instance while its events go to another
+	if s.features.Groups && !s.features.Sources { // any instance may be given its events
 		stores = append(stores, &shelf{durable: true})
 	}
 	for _, store := range stores {
@@ -203,44 +203,6 @@ func parkIsRefused(s *scene) {
 			subscribe(s, b, "parking", tidings.SubscribeOptions{OnExhausted: tidings.Park}, stepTaken, newLedger().handler(nil))
 		})
 		s.refused(p, module+".parking", "park", "DeadLetter or Block", s.name)
-	}
-}
-
-func park(s *scene) {
-	l := newLedger()
-	var mended atomic.Bool
-	options := tidings.Options{}
-	if s.features.Durable {
-		options.Lanes = &shelf{durable: true}
-	}
-	declare := func(b *tidings.Bus) {
-		subscribe(s, b, "parking", tidings.SubscribeOptions{MaxAttempts: 2, RequireOrder: true, Backoff: s.steady(time.Millisecond), ParkBackoff: s.steady(3 * time.Millisecond)}, stepTaken,
-			l.handler(func(_ context.Context, e tidings.Event[stepPayload]) error {
-				if e.AggregateID() == "a" && e.Payload().Number == 1 && !mended.Load() {
-					return errNotYet
-				}
-				return nil
-			}))
-	}
-	p := s.start(settings{options: options}, declare)
-	p.publish(slices.Concat(l.steps("a", 4), l.steps("b", 4))...)
-	s.eventually("the head and what is behind it are parked", func() bool { return p.seen.count(tidings.Parked) >= 3 }, l.String)
-	s.eventually("the other lane flows", func() bool { return l.finishedOf("b") == 4 }, l.String)
-	if s.features.Durable {
-		// The broker's position has passed what is parked; the store has it.
-		s.eventually("everything is settled", func() bool { return p.seen.count(tidings.Settled) == 8 }, nil)
-		p.stop()
-		p = s.start(settings{options: options}, declare)
-	}
-	p.publish(l.steps("a", 2)...)
-	s.eventually("what comes later is parked too", func() bool { return p.seen.count(tidings.Retried) > 0 || p.seen.count(tidings.Parked) > 3 }, nil)
-	if n := l.finishedOf("a"); n != 1 {
-		s.Errorf("%d events of the parked lane are finished, want the one before", n)
-	}
-	mended.Store(true)
-	l.audit(s)
-	if n := p.seen.count(tidings.DeadLettered); n > 0 {
-		s.Errorf("%d dead letters", n)
 	}
 }
 

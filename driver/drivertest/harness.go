@@ -116,6 +116,8 @@ var (
 	alone     = need{"not Groups", func(s *scene) bool { return !s.features.Groups }}
 	broadcast = need{"Broadcast", func(s *scene) bool { return s.features.Broadcast }}
 	keeping   = need{"not Broadcast", func(s *scene) bool { return !s.features.Broadcast }}
+	sources   = need{"Sources", func(s *scene) bool { return s.features.Sources }}
+	owners    = need{"Sources, or not Groups", func(s *scene) bool { return s.features.Sources || !s.features.Groups }}
 	fanOut    = need{"FanOut", func(s *scene) bool { return s.features.FanOut }}
 	noFanOut  = need{"not FanOut", func(s *scene) bool { return !s.features.FanOut }}
 	history   = need{"History", func(s *scene) bool { return s.features.History }}

@@ -13,8 +13,10 @@ import (
 type shelf struct {
 	durable bool
 
-	mu    sync.Mutex
-	lanes map[shelfLane][]driver.Parked
+	mu     sync.Mutex
+	lanes  map[shelfLane][]driver.Parked
+	epochs map[shelfSource]int64
+	orders map[shelfLane]driver.LaneOrder
 }
 
 type shelfLane struct {
@@ -22,17 +24,44 @@ type shelfLane struct {
 	lane         driver.Lane
 }
 
+type shelfSource struct{ subscription, source string }
+
 var _ driver.Lanes = (*shelf)(nil)
 
-// Park implements [driver.Lanes].
-func (s *shelf) Park(_ context.Context, subscription string, events []driver.Parked) error {
+// Own implements [driver.Lanes].
+func (s *shelf) Own(_ context.Context, subscription, source string) (driver.Ownership, []driver.Lane, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lanes == nil {
-		s.lanes = make(map[shelfLane][]driver.Parked)
+	if s.epochs == nil {
+		s.lanes, s.epochs, s.orders = make(map[shelfLane][]driver.Parked), make(map[shelfSource]int64), make(map[shelfLane]driver.LaneOrder)
+	}
+	s.epochs[shelfSource{subscription, source}]++
+	var lanes []driver.Lane
+	for at, events := range s.lanes {
+		if at.subscription == subscription && len(events) > 0 && events[0].Source == source {
+			lanes = append(lanes, at.lane)
+		}
+	}
+	return driver.Ownership{Subscription: subscription, Source: source, Epoch: s.epochs[shelfSource{subscription, source}]}, lanes, nil
+}
+
+// check refuses an ownership that has ended. The caller holds the lock.
+func (s *shelf) check(o driver.Ownership) error {
+	if o.Epoch != s.epochs[shelfSource{o.Subscription, o.Source}] {
+		return driver.ErrNotOwned
+	}
+	return nil
+}
+
+// Park implements [driver.Lanes].
+func (s *shelf) Park(_ context.Context, owner driver.Ownership, events []driver.Parked) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.check(owner); err != nil {
+		return err
 	}
 	for _, e := range events {
-		at := shelfLane{subscription, e.Lane}
+		at := shelfLane{owner.Subscription, e.Lane}
 		if !slices.ContainsFunc(s.lanes[at], func(other driver.Parked) bool { return other.ID == e.ID }) {
 			e.Message.Body = slices.Clone(e.Message.Body)
 			s.lanes[at] = append(s.lanes[at], e)
@@ -41,49 +70,72 @@ func (s *shelf) Park(_ context.Context, subscription string, events []driver.Par
 	return nil
 }
 
-// Parked implements [driver.Lanes].
-func (s *shelf) Parked(_ context.Context, subscription, source string) ([]driver.Lane, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var lanes []driver.Lane
-	for at, events := range s.lanes {
-		if at.subscription == subscription && len(events) > 0 && events[0].Source == source {
-			lanes = append(lanes, at.lane)
-		}
-	}
-	return lanes, nil
-}
-
 // Head implements [driver.Lanes].
-func (s *shelf) Head(_ context.Context, subscription string, lane driver.Lane) (driver.Parked, bool, error) {
+func (s *shelf) Head(_ context.Context, owner driver.Ownership, lane driver.Lane) (driver.Parked, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	events := s.lanes[shelfLane{subscription, lane}]
-	if len(events) == 0 {
-		return driver.Parked{}, false, nil
+	events := s.lanes[shelfLane{owner.Subscription, lane}]
+	if err := s.check(owner); err != nil || len(events) == 0 {
+		return driver.Parked{}, false, err
 	}
 	return events[0], true, nil
 }
 
 // Record implements [driver.Lanes].
-func (s *shelf) Record(_ context.Context, subscription string, lane driver.Lane, id string, attempts int, failure string) error {
+func (s *shelf) Record(_ context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, failure string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if events := s.lanes[shelfLane{subscription, lane}]; len(events) > 0 && events[0].ID == id {
+	if err := s.check(owner); err != nil {
+		return err
+	}
+	if events := s.lanes[shelfLane{owner.Subscription, lane}]; len(events) > 0 && events[0].ID == id {
 		events[0].Attempts, events[0].Err = attempts, failure
 	}
 	return nil
 }
 
 // Remove implements [driver.Lanes].
-func (s *shelf) Remove(_ context.Context, subscription string, lane driver.Lane, id string) (int, error) {
+func (s *shelf) Remove(_ context.Context, owner driver.Ownership, lane driver.Lane, id string) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at := shelfLane{subscription, lane}
+	if err := s.check(owner); err != nil {
+		return 0, err
+	}
+	at := shelfLane{owner.Subscription, lane}
 	if events := s.lanes[at]; len(events) > 0 && events[0].ID == id {
 		s.lanes[at] = events[1:]
 	}
 	return len(s.lanes[at]), nil
+}
+
+// Orders implements [driver.Lanes].
+func (s *shelf) Orders(_ context.Context, owner driver.Ownership) (orders []driver.LaneOrder, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.check(owner); err != nil {
+		return nil, err
+	}
+	for at, order := range s.orders {
+		if at.subscription == owner.Subscription && len(s.lanes[at]) > 0 && s.lanes[at][0].Source == owner.Source {
+			orders = append(orders, order)
+			delete(s.orders, at)
+		}
+	}
+	return orders, nil
+}
+
+// order is what an operator does.
+func (s *shelf) order(subscription string, order driver.LaneOrder) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.orders[shelfLane{subscription, order.Lane}] = order
+}
+
+// holds is how many events of a lane are parked.
+func (s *shelf) holds(subscription string, lane driver.Lane) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.lanes[shelfLane{subscription, lane}])
 }
 
 // Durable implements [driver.Lanes].

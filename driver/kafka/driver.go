@@ -56,7 +56,7 @@ func New(options Options) (*Driver, error) {
 	d := &Driver{options: o, subscribed: make(map[string]*consumer)}
 	d.topics.known = make(map[string]*topic)
 	d.features = driver.Features{
-		Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true,
+		Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true, Sources: true,
 		MaxSize:           o.MaxMessageBytes,
 		RedeliveryHorizon: -1,
 	}
