@@ -54,7 +54,7 @@ func (r randomRef) Position() string { return fmt.Sprint(r.partition.name, "/", 
 
 func (d *randomDriver) Name() string { return "random" }
 func (d *randomDriver) Features() driver.Features {
-	return driver.Features{Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true}
+	return driver.Features{Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, Sources: true}
 }
 func (d *randomDriver) Publish(_ context.Context, messages []driver.Message) error {
 	b := d.broker
@@ -141,9 +141,11 @@ func (b *randomBroker) move(p *randomPartition, to *randomConsumer, orderly bool
 		from.sink.Lose([]driver.Source{source})
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	p.owner, p.delivered = to, 0
 	p.epoch++
+	source = driver.Source{Name: p.name, Epoch: p.epoch}
+	b.mu.Unlock()
+	to.sink.Report(driver.Report{Kind: driver.ReportAssigned, Source: source})
 }
 
 func (b *randomBroker) unfinished() (n int) {
@@ -208,7 +210,7 @@ func TestOrderUnderRandomFailures(t *testing.T) {
 		failing := rapid.IntRange(0, 60).Draw(rt, "failing percent")
 		stores := rapid.IntRange(0, 40).Draw(rt, "store failures percent")
 		moves := rapid.IntRange(0, 12).Draw(rt, "moves")
-		policy := rapid.SampledFrom([]tidings.Policy{tidings.DeadLetter, tidings.Block}).Draw(rt, "policy")
+		policy := rapid.SampledFrom([]tidings.Policy{tidings.DeadLetter, tidings.Block, tidings.Park}).Draw(rt, "policy")
 		var problems []string
 		synctest.Test(t, func(t *testing.T) {
 			problems = randomRun(t, seed, aggregates, perAggregate, failing, stores, moves, policy)
@@ -230,6 +232,11 @@ func randomRun(t *testing.T, seed uint64, aggregates, perAggregate, failing, sto
 		broker.partitions = append(broker.partitions, &randomPartition{name: fmt.Sprint("p", n)})
 	}
 	claims := &sharedClaims{states: map[string]string{}}
+	lanes := newFencedLanes(func() bool { return chance(stores) })
+	options := tidings.Options{Logger: discard(), Claims: claims, DrainTimeout: 5 * time.Second}
+	if policy == tidings.Park {
+		options.Lanes = lanes
+	}
 
 	ended := map[string]int{}   // by aggregate: how many are handled or dead
 	handled := map[string]int{} // by aggregate and number
@@ -256,10 +263,11 @@ func randomRun(t *testing.T, seed uint64, aggregates, perAggregate, failing, sto
 	var consumers []*randomConsumer
 	var stops []func()
 	for range 2 {
-		b := tidings.New(&randomDriver{broker}, &tidings.Options{Logger: discard(), Claims: claims, DrainTimeout: 5 * time.Second})
+		b := tidings.New(&randomDriver{broker}, &options)
 		err := b.Module("numbers").Subscribe("property", &tidings.SubscribeOptions{
 			Concurrency: 4, MaxAttempts: 3, OnExhausted: policy, Timeout: 50 * time.Millisecond,
-			Backoff: tidings.Backoff{Initial: 5 * time.Millisecond, Max: 40 * time.Millisecond},
+			Backoff:     tidings.Backoff{Initial: 5 * time.Millisecond, Max: 40 * time.Millisecond},
+			ParkBackoff: tidings.Backoff{Initial: 20 * time.Millisecond, Max: 100 * time.Millisecond},
 		}, numberChosen.On(func(ctx context.Context, e tidings.Event[numberPayload]) error {
 			key := fmt.Sprint(e.AggregateID(), "/", e.Payload().Number)
 			mu.Lock()
@@ -326,7 +334,7 @@ func randomRun(t *testing.T, seed uint64, aggregates, perAggregate, failing, sto
 		pass(time.Duration(upTo(40)) * time.Millisecond)
 		broker.move(broker.partitions[upTo(3)], consumers[upTo(2)], chance(60))
 	}
-	for deadline := time.Now().Add(10 * time.Minute); broker.unfinished() > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Minute); broker.unfinished()+lanes.held() > 0 && time.Now().Before(deadline); {
 		pass(50 * time.Millisecond)
 	}
 	for _, stop := range stops {
