@@ -42,10 +42,17 @@ func (s *subscription) assign(o *source) {
 // own takes the parked events of a source over, however long the store takes to
 // answer.
 func (s *subscription) own(o *source) {
+	useless := func() bool { return o.given || s.stopping || s.halted }
 	for failures := 1; ; failures++ {
+		s.mu.Lock()
+		if useless() {
+			s.mu.Unlock()
+			return
+		}
+		s.mu.Unlock()
 		parking, lanes, err := s.store.Own(s.bus.storing, s.name, o.name)
 		s.mu.Lock()
-		if o.given || s.stopping || s.halted {
+		if useless() {
 			s.mu.Unlock()
 			return
 		}
@@ -89,14 +96,30 @@ func (s *subscription) adopt(o *source, parking driver.Ownership, lanes []driver
 	}
 }
 
-// notOwned reports whether the store says that another instance has the source;
-// then this one gives it up, whatever the broker has told it so far.
+// notOwned reports whether the store says that another instance has taken the
+// source over. Where the broker says that it is this one's all the same, the
+// other was late or does not know yet: it is taken over again.
 func (s *subscription) notOwned(o *source, err error) bool {
 	if !errors.Is(err, driver.ErrNotOwned) {
 		return false
 	}
-	s.Lose([]driver.Source{{Name: o.name, Epoch: o.epoch}})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o.owned && !o.given && !s.stopping && !s.halted {
+		o.owned, o.owning = false, true
+		s.workers.Go(func() {
+			s.bus.sleep(s.bus.storing, s.options.Backoff.wait(1))
+			s.own(o)
+		})
+	}
 	return true
+}
+
+// parkingOf is the ownership under which the store is called.
+func (s *subscription) parkingOf(o *source) driver.Ownership {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return o.parking
 }
 
 // unpark forgets that a lane is parked, because its events are somebody else's
@@ -208,7 +231,7 @@ func (s *subscription) obey(l *lane) {
 // skipHead makes a dead letter of a lane's oldest event and returns how many are
 // left.
 func (s *subscription) skipHead(l *lane, owner *source, reason string) (left int, err error) {
-	head, found, err := s.store.Head(s.bus.storing, owner.parking, l.key)
+	head, found, err := s.store.Head(s.bus.storing, s.parkingOf(owner), l.key)
 	if err != nil || !found {
 		return 0, err
 	}
@@ -226,7 +249,7 @@ func (s *subscription) skipHead(l *lane, owner *source, reason string) (left int
 	i.observe(s.bus.values, DeadLettered, func(o *Observation) { o.Attempt, o.Reason, o.Err = i.attempts, i.reason, i.failure })
 	s.releaseClaim(i)
 	l.parkedHead = nil
-	return s.store.Remove(s.bus.storing, owner.parking, l.key, head.ID)
+	return s.store.Remove(s.bus.storing, s.parkingOf(owner), l.key, head.ID)
 }
 
 // parkedItem is the head of a parked lane as an item. It is kept between

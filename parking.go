@@ -29,9 +29,9 @@ func (s *subscription) holdItem(i *item) verdict {
 // on.
 func (s *subscription) parkItem(i *item) verdict {
 	now := s.bus.clock.Now()
-	err := s.store.Park(s.bus.storing, i.source.parking, []driver.Parked{i.parked(i.reason, now)})
+	err := s.store.Park(s.bus.storing, s.parkingOf(i.source), []driver.Parked{i.parked(i.reason, now)})
 	if s.notOwned(i.source, err) {
-		return verdict{done: true} // it comes again, to the owner
+		return verdict{wait: s.options.Backoff.Initial}
 	}
 	if err != nil {
 		return s.storeFailed(i, fmt.Errorf("park: %w", err))
@@ -130,7 +130,7 @@ func (s *subscription) parkArrivals(l *lane) bool {
 		events[n] = i.parked("behind", now)
 		events[n].Source = owner.name // a lane lies in one place
 	}
-	err := s.store.Park(s.bus.storing, owner.parking, events)
+	err := s.store.Park(s.bus.storing, s.parkingOf(owner), events)
 	lost := s.notOwned(owner, err)
 	for _, i := range items {
 		if lost {
@@ -164,9 +164,9 @@ func (s *subscription) parkArrivals(l *lane) bool {
 // next attempt when this one failed.
 func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err error) {
 	owner := l.owner
-	head, found, err := s.store.Head(s.bus.storing, owner.parking, l.key)
+	head, found, err := s.store.Head(s.bus.storing, s.parkingOf(owner), l.key)
 	if s.notOwned(owner, err) {
-		return 1, time.Hour, nil
+		return 1, s.options.Backoff.Initial, nil
 	}
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
@@ -205,16 +205,16 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 		if i.failure != nil {
 			text = i.failure.Error()
 		}
-		err := s.store.Record(s.bus.storing, owner.parking, l.key, head.ID, i.attempts, text)
+		err := s.store.Record(s.bus.storing, s.parkingOf(owner), l.key, head.ID, i.attempts, text)
 		if !s.notOwned(owner, err) && err != nil {
 			s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 		}
 		return 1, wait, nil
 	}
 	l.parkedHead = nil
-	left, err = s.store.Remove(s.bus.storing, owner.parking, l.key, head.ID)
+	left, err = s.store.Remove(s.bus.storing, s.parkingOf(owner), l.key, head.ID)
 	if s.notOwned(owner, err) {
-		return 1, time.Hour, nil
+		return 1, s.options.Backoff.Initial, nil
 	}
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
