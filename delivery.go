@@ -22,11 +22,23 @@ type Delivery struct {
 	// PayloadDigest is a hash of the payload, equal for equal payloads. On a
 	// driver that passes values it is comparable within the process only.
 	PayloadDigest uint64
+	// Claim is what a claim on this event asks for: subscription, dedup key,
+	// digest, how long to keep it, and an owner that is unique per delivery.
+	Claim driver.ClaimRequest
 	// Source is the partition or shard the event came from and Epoch counts how
 	// often this process was given it; "" and 0 where the driver has no
 	// ownership.
 	Source string
 	Epoch  int64
+	// Fence is the epoch that the reaction's [Fence] was given for the source, or
+	// 0 without one.
+	Fence int64
+	// Redelivered says that the event may have been started before, by a process
+	// that ended without a word: the broker has delivered it more than once, or
+	// it was stored before this process was given its source.
+	Redelivered bool
+	// MaxCrashes is the subscription's.
+	MaxCrashes int
 	// Position says where the event lies on its broker, or "".
 	Position string
 	// WireVersion is the version that was published, which may be older or
@@ -45,8 +57,8 @@ func DeliveryFrom(ctx context.Context) (Delivery, bool) {
 		return Delivery{}, false
 	}
 	i := a.item
-	a.mu.Lock() // the key and the digest are made when they are first asked for
-	key, digest := i.dedupKey(), i.payloadDigest()
+	a.mu.Lock() // the key, the digest and the owner are made when they are first asked for
+	claim := i.claimRequest()
 	a.mu.Unlock()
 	redeliveries := 0
 	if i.wire != nil {
@@ -56,10 +68,14 @@ func DeliveryFrom(ctx context.Context) (Delivery, bool) {
 		Subscription:    i.subscription.name,
 		Attempt:         a.number,
 		Deadline:        a.deadline,
-		DedupKey:        key,
-		PayloadDigest:   digest,
+		DedupKey:        claim.Key,
+		PayloadDigest:   claim.Digest,
+		Claim:           claim,
 		Source:          i.source.name,
 		Epoch:           i.source.epoch,
+		Fence:           i.fence,
+		Redelivered:     i.redelivered(),
+		MaxCrashes:      i.subscription.options.MaxCrashes,
 		Position:        i.ref.Position(),
 		WireVersion:     i.version,
 		RedeliveryCount: redeliveries,

@@ -70,6 +70,10 @@ type source struct {
 	parking driver.Ownership
 	owning  bool
 	owned   bool
+
+	since   time.Time  // when this process was given it
+	fencing sync.Mutex // guards fences, while a store is asked
+	fences  map[any]int64
 }
 
 // Deliver implements [driver.Sink].
@@ -153,7 +157,7 @@ func (s *subscription) sourceFor(from *driver.Source) *source {
 	}
 	current := s.sources[from.Name]
 	if current == nil || current.epoch < from.Epoch {
-		current = &source{name: from.Name, epoch: from.Epoch}
+		current = &source{name: from.Name, epoch: from.Epoch, since: s.bus.clock.Now()}
 		s.sources[from.Name] = current
 	}
 	if current.given || current.epoch > from.Epoch {

@@ -36,6 +36,10 @@ var (
 	// deduplicated, not as a failure.
 	ErrDuplicate = errors.New("tidings: duplicate")
 
+	// ErrDuplicateDiffers is an [ErrDuplicate] whose payload is not the one that
+	// was handled: it is counted and warned of.
+	ErrDuplicateDiffers = fmt.Errorf("%w: its payload differs from the one that was handled", ErrDuplicate)
+
 	// ErrLost is in the Discarded observation of an attempt whose source went to
 	// another instance while it ran: its context was cancelled and its outcome
 	// does not count.
@@ -45,6 +49,17 @@ var (
 	// cancelled because the drain deadline had passed: the event is not finished
 	// and comes again where the driver is durable.
 	ErrStopping = errors.New("tidings: stopping")
+
+	// ErrFenced is returned by a handler whose transaction found that another
+	// instance owns the event's source by now (package inbox). It uses no
+	// attempt: the event comes again to whoever owns it.
+	ErrFenced = errors.New("tidings: another instance owns the source of this event by now")
+
+	// ErrCrashed is wrapped by the failure of an event that was started again
+	// and again and never finished, because its process ended each time.
+	// Returned by a handler that counts starts itself (package inbox), it makes
+	// a dead letter with the reason "crashed".
+	ErrCrashed = errors.New("tidings: its process ended each time it was started")
 
 	errUnreadable = errors.New("version out of reach")
 )

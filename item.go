@@ -55,6 +55,7 @@ type item struct {
 	reason       string
 	key          string
 	owner        string // of its claim
+	fence        int64
 	hash         uint64
 
 	stage    stage

@@ -241,6 +241,9 @@ func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
 		v := s.buryItem(i)
 		return v.done, v.wait
 	}
+	if v, fenced := s.fence(i); !fenced {
+		return v.done, v.wait
+	}
 	if v, claimed := s.claim(i); !claimed {
 		return v.done, v.wait
 	}
@@ -259,11 +262,17 @@ func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
 		return v.done, v.wait
 	}
 	if errors.Is(err, ErrDuplicate) && i.reaction.ownClaim {
+		if errors.Is(err, ErrDuplicateDiffers) {
+			i.observe(s.bus.values, DuplicateDiffers, nil)
+		}
 		i.observe(s.bus.values, Deduplicated, nil)
 		return true, 0
 	}
 	s.releaseClaim(i)
-	if errors.Is(err, ErrStopping) {
+	if errors.Is(err, ErrFenced) && i.fence > 0 {
+		s.unfence(i)
+	}
+	if errors.Is(err, ErrStopping) || errors.Is(err, ErrLost) || errors.Is(err, ErrFenced) && i.fence > 0 {
 		i.observe(s.bus.values, Discarded, func(o *Observation) { o.Attempt, o.Duration, o.Err = a.number, took, err })
 		return false, s.options.ParkBackoff.Initial
 	}

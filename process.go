@@ -25,6 +25,9 @@ func (s *subscription) process(i *item, t *tree) verdict {
 	if i.aggregateID == "" && i.attempts == 0 {
 		i.observe(s.bus.values, Unkeyed, nil)
 	}
+	if v, fenced := s.fence(i); !fenced {
+		return v
+	}
 	if v, claimed := s.claim(i); !claimed {
 		return v
 	}
@@ -152,8 +155,16 @@ func (s *subscription) outcome(i *item, err error) verdict {
 	}
 	took := s.bus.clock.Now().Sub(a.started)
 	if errors.Is(err, ErrDuplicate) && i.reaction.ownClaim {
+		if errors.Is(err, ErrDuplicateDiffers) {
+			i.observe(s.bus.values, DuplicateDiffers, nil)
+		}
 		i.observe(s.bus.values, Deduplicated, nil)
 		return verdict{done: true, settle: true}
+	}
+	if errors.Is(err, ErrFenced) && i.fence > 0 {
+		s.unfence(i)
+		i.observe(s.bus.values, Discarded, func(o *Observation) { o.Attempt, o.Duration, o.Err = a.number, took, err })
+		return verdict{wait: s.options.Backoff.Initial}
 	}
 	if errors.Is(err, ErrLost) || errors.Is(err, ErrStopping) {
 		// The handler was told to stop, which says nothing about the event.
@@ -164,11 +175,16 @@ func (s *subscription) outcome(i *item, err error) verdict {
 	i.attempts++
 	i.failure = err
 	_, permanent := errors.AsType[*permanentError](err)
+	permanent = permanent || errors.Is(err, ErrCrashed)
 	if permanent || i.attempts >= s.options.MaxAttempts {
 		if i.reason == "" {
-			i.reason = "exhausted"
-			if permanent {
+			switch {
+			case errors.Is(err, ErrCrashed):
+				i.reason = "crashed"
+			case permanent:
 				i.reason = "permanent"
+			default:
+				i.reason = "exhausted"
 			}
 		}
 		return s.exhausted(i, took)

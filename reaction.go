@@ -14,7 +14,15 @@ type Reaction struct {
 	definition *definition
 	handle     func(ctx context.Context, r record) error
 	ownClaim   bool
+	fence      *fence
 	place      string
+}
+
+// fence is where the epoch of a source is counted that a handler's transaction
+// checks.
+type fence struct {
+	store   any
+	advance func(ctx context.Context, subscription, source string) (epoch int64, err error)
 }
 
 // ReactionOption changes a reaction that a package makes with [NewReaction].
@@ -25,6 +33,15 @@ type ReactionOption func(*Reaction)
 // Delivery.DedupKey; for an event that was handled before, the handler returns
 // [ErrDuplicate].
 func OwnClaim(r *Reaction) { r.ownClaim = true }
+
+// Fence says that the handler's effects are fenced by an epoch that is counted
+// where they are stored. Before anything of a source (a partition, a shard) is
+// handled for the first time, the engine calls advance once per subscription,
+// source and store, a comparable value; Delivery.Fence has the result. A handler
+// that finds a newer epoch in its transaction returns [ErrFenced].
+func Fence(store any, advance func(ctx context.Context, subscription, source string) (epoch int64, err error)) ReactionOption {
+	return func(r *Reaction) { r.fence = &fence{store, advance} }
+}
 
 // On makes a reaction: fn is called with each event of the contract, in the
 // version that the contract has, whatever version was published.

@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 
+	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/driver"
 )
 
 // ErrFenced says that another instance owns the source by now: the transaction
-// is rolled back, and the event comes again there.
-var ErrFenced = errors.New("inbox: another instance owns the source of this event by now")
+// is rolled back, and the event comes again there. It is [tidings.ErrFenced].
+var ErrFenced = tidings.ErrFenced
 
 // Store is what an inbox needs of a database; store/postgres, store/mysql and
 // store/sqlite have it. TX is the transaction that handlers get. All methods may
@@ -31,9 +32,12 @@ type Store[TX any] interface {
 	Claimed(ctx context.Context, subscription, key, owner string) (bool, error)
 
 	// Start counts, in a statement of its own, that an event is started, and
-	// returns how often it was without being finished. A Claim that is committed
-	// ends the count.
+	// returns how often it was without End, this time included.
 	Start(ctx context.Context, subscription, key string) (starts int, err error)
+
+	// End forgets the count of Start: the handler has returned, with or without
+	// an error.
+	End(ctx context.Context, subscription, key string) error
 
 	// Advance gives a source to this process: it increments the epoch in the row
 	// of subscription and source and returns it.

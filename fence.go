@@ -1,0 +1,62 @@
+package tidings
+
+import (
+	"fmt"
+	"time"
+)
+
+// clockSkew is how far a broker's clock may be ahead of this process's without
+// a redelivery being taken for a first delivery.
+const clockSkew = time.Minute
+
+// redelivered reports whether an earlier process may have started the event.
+func (i *item) redelivered() bool {
+	if i.wire == nil {
+		return false
+	}
+	if i.wire.redeliveries > 0 || i.source.name == "" {
+		return i.wire.redeliveries > 1
+	}
+	return i.wire.storedAt.Before(i.source.since.Add(clockSkew))
+}
+
+// fence makes sure that the source of an item has an epoch of this ownership
+// where the handler's effects are stored; false means that the verdict stands.
+func (s *subscription) fence(i *item) (verdict, bool) {
+	f := i.reaction.fence
+	if f == nil || i.source.name == "" {
+		return verdict{}, true
+	}
+	o := i.source
+	o.fencing.Lock()
+	defer o.fencing.Unlock()
+	if epoch, known := o.fences[f.store]; known {
+		i.fence = epoch
+		return verdict{}, true
+	}
+	if s.tooLate(i) { // or an old owner would fence the new one
+		return verdict{wait: s.options.Backoff.Initial}, false
+	}
+	epoch, err := f.advance(s.bus.storing, s.name, o.name)
+	if err != nil {
+		return s.storeFailed(i, fmt.Errorf("advance the epoch of %s: %w", o.name, err)), false
+	}
+	if o.fences == nil {
+		o.fences = make(map[any]int64)
+	}
+	o.fences[f.store] = epoch
+	i.fence = epoch
+	return verdict{}, true
+}
+
+// unfence forgets an epoch that was found to be old. If the broker says that the
+// source is this process's all the same, it gets a new one: the other instance
+// was late.
+func (s *subscription) unfence(i *item) {
+	o := i.source
+	o.fencing.Lock()
+	defer o.fencing.Unlock()
+	if o.fences[i.reaction.fence.store] == i.fence {
+		delete(o.fences, i.reaction.fence.store)
+	}
+}

@@ -1,0 +1,103 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
+)
+
+// On makes a reaction whose handler runs in a transaction of the store: fn's
+// effects in tx and the record that the event was handled are committed
+// together. What fn returns means what it means for [tidings.Contract.On]; with
+// an error everything is rolled back. fn must not commit or roll back tx, and
+// must not keep it.
+//
+// An event that was handled before is deduplicated; fn is not called. An event
+// that may have been started before is counted in a statement of its own, so
+// that one whose handler ends the process becomes a dead letter with the reason
+// "crashed" after SubscribeOptions.MaxCrashes starts.
+//
+// A commit whose outcome is unknown (the connection broke) is looked up on
+// another connection: the event is handled, or it is tried again. While that
+// cannot be answered either, the attempt has failed with [ErrCommitUnknown] and
+// the next one finds out by its claim.
+//
+// The reaction may be used by one subscription or several.
+func On[TX, P any](store Store[TX], contract tidings.Contract[P], fn func(ctx context.Context, tx TX, event tidings.Event[P]) error) tidings.Reaction {
+	var handle func(context.Context, tidings.Event[P]) error
+	if fn != nil && store != nil {
+		handle = func(ctx context.Context, e tidings.Event[P]) error { return attempt(ctx, store, fn, e) }
+	}
+	options := []tidings.ReactionOption{tidings.OwnClaim}
+	if store != nil {
+		options = append(options, tidings.Fence(store, store.Advance))
+	}
+	return tidings.NewReaction(contract, handle, options...)
+}
+
+// lookupTime bounds the question how a commit ended.
+const lookupTime = 10 * time.Second
+
+func attempt[TX, P any](ctx context.Context, store Store[TX], fn func(context.Context, TX, tidings.Event[P]) error, e tidings.Event[P]) error {
+	d, ok := tidings.DeliveryFrom(ctx)
+	if !ok {
+		return tidings.Permanent(errors.New("inbox: called outside a subscription"))
+	}
+	fail := func(what string, err error) error {
+		return fmt.Errorf("inbox: %s: %s %s: %s: %w", d.Subscription, e.Type(), e.ID(), what, err)
+	}
+	if d.Redelivered {
+		starts, err := store.Start(ctx, d.Subscription, d.DedupKey)
+		if err != nil {
+			return fail("count the start", err)
+		}
+		if starts > d.MaxCrashes {
+			// The count stays until the dead letter is stored and settled: whoever is
+			// given the event again comes to the same end.
+			return fail(fmt.Sprintf("started %d times", starts-1), tidings.ErrCrashed)
+		}
+		defer func() {
+			// Returned, with or without an error, it has not ended the process.
+			ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTime)
+			defer cancel()
+			_ = store.End(ending, d.Subscription, d.DedupKey) // else it counts once too often
+		}()
+	}
+	handled := false
+	err := store.Transact(ctx, func(ctx context.Context, tx TX) error {
+		if d.Fence > 0 {
+			if err := store.Fence(ctx, tx, d.Subscription, d.Source, d.Fence); err != nil {
+				return fail("fence", err)
+			}
+		}
+		answer, err := store.Claim(ctx, tx, d.Claim)
+		if err != nil {
+			return fail("claim", err)
+		}
+		if answer.State == driver.ClaimDone {
+			if answer.Digest != d.Claim.Digest {
+				return tidings.ErrDuplicateDiffers
+			}
+			return tidings.ErrDuplicate
+		}
+		handled = true
+		return fn(ctx, tx, e)
+	})
+	if !errors.Is(err, ErrCommitUnknown) || !handled {
+		return err
+	}
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTime)
+	defer cancel()
+	committed, lookup := store.Claimed(asking, d.Claim.Subscription, d.Claim.Key, d.Claim.Owner)
+	switch {
+	case lookup != nil:
+		return fail("the commit", errors.Join(err, lookup))
+	case committed:
+		return nil
+	}
+	return fail("the commit", err)
+}
