@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/window"
 )
 
 // consumer fetches for one subscription. One client takes part in the group:
@@ -71,7 +72,7 @@ type partition struct {
 	deliveries []driver.Delivery // reused
 
 	mu        sync.Mutex
-	window    *window
+	window    *window.Window
 	backlog   []*kgo.Record // polled and not delivered, because the window was full
 	since     time.Time     // since when the backlog is not empty
 	kept      int           // size of the backlog
@@ -247,7 +248,7 @@ func (c *consumer) where(topic string, number int32) int64 {
 	if p.window == nil {
 		return -1
 	}
-	return p.window.next
+	return p.window.Next
 }
 
 // feed delivers, outside of polls, what waited for room or was released.

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/window"
 )
 
 // accept takes what a poll brought. What does not fit the window waits in the
@@ -27,7 +28,7 @@ func (p *partition) accept(records []*kgo.Record) {
 	}
 	p.keep(records)
 	paused := p.pauseIfFull(time.Now())
-	unfinished := p.window.length()
+	unfinished := p.window.Length()
 	p.mu.Unlock()
 	p.reportPaused(paused, unfinished)
 }
@@ -76,28 +77,28 @@ func (p *partition) reportPaused(paused bool, unfinished int) {
 // releases mu.
 func (p *partition) hand(records []*kgo.Record) {
 	places := make([]place, 0, len(records))
-	taken, base := 0, p.window.base
+	taken, base := 0, p.window.Base
 	for _, r := range records {
-		if p.window.bytes >= p.consumer.maxBytes {
+		if p.window.Bytes >= p.consumer.maxBytes {
 			break
 		}
 		size := recordSize(r)
-		verdict := p.window.admit(r.Offset, size)
-		if verdict == admitFull {
+		verdict := p.window.Admit(r.Offset, size)
+		if verdict == window.Full {
 			break
 		}
 		taken++
 		p.leader = r.LeaderEpoch
-		if verdict == admitSkip {
+		if verdict == window.Skip {
 			continue
 		}
 		if r.Attrs.IsControl() { // a transaction's marker: nobody sees it
-			p.window.finish(r.Offset, size)
+			p.window.Finish(r.Offset, size)
 			continue
 		}
 		places = append(places, place{partition: p, record: r, size: size})
 	}
-	if p.window.base != base && len(places) == 0 {
+	if p.window.Base != base && len(places) == 0 {
 		p.version++ // moved by what nobody settles
 		p.consumer.wake()
 	}
@@ -107,7 +108,7 @@ func (p *partition) hand(records []*kgo.Record) {
 		p.consumer.wake() // to see whether it has to pause
 	}
 	paused := p.pauseIfFull(p.since)
-	unfinished := p.window.length()
+	unfinished := p.window.Length()
 	p.mu.Unlock()
 	if len(places) > 0 {
 		p.consumer.sink.Deliver(context.Background(), p.convert(places))
@@ -124,7 +125,7 @@ const lateCommit = time.Second
 
 // roomy reports whether enough was finished to go on after a pause.
 func (p *partition) roomy() bool {
-	return p.window.length() <= p.consumer.maxEvents/2 && p.window.bytes <= p.consumer.maxBytes/2
+	return p.window.Length() <= p.consumer.maxEvents/2 && p.window.Bytes <= p.consumer.maxBytes/2
 }
 
 func recordSize(r *kgo.Record) int {
@@ -208,7 +209,7 @@ func (p *partition) again() (next time.Duration) {
 		p.mu.Unlock()
 		return next
 	}
-	if len(p.backlog) > 0 && p.roomy() && p.window.fits(p.backlog[0].Offset) {
+	if len(p.backlog) > 0 && p.roomy() && p.window.Fits(p.backlog[0].Offset) {
 		p.hand(p.backlog)
 		p.mu.Lock()
 	}
@@ -217,7 +218,7 @@ func (p *partition) again() (next time.Duration) {
 		if !p.paused {
 			next = min(next, pauseAfter)
 		}
-		unfinished := p.window.length()
+		unfinished := p.window.Length()
 		p.mu.Unlock()
 		p.reportPaused(paused, unfinished)
 		return next

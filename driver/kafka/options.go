@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"github.com/tidings-go/tidings/internal/window"
 	"log/slog"
 	"net"
 	"regexp"
@@ -17,9 +18,6 @@ import (
 
 // Bounds and defaults that the documentation of [Options] names.
 const (
-	// maxWindow is how many offsets a commit can describe: a bitmap of as many
-	// bits is 2 500 bytes.
-	maxWindow              = 20_000
 	defaultMaxBytes        = 64 << 20
 	defaultMaxMessageBytes = 1_000_000
 	defaultPartitions      = 8
@@ -221,8 +219,8 @@ func (o *Options) validate() error {
 			complain("Options.%s must not be negative", number.name)
 		}
 	}
-	if o.MaxEvents > maxWindow {
-		complain("Options.MaxEvents %d: at most %d fit the metadata of a commit", o.MaxEvents, maxWindow)
+	if o.MaxEvents > window.Most {
+		complain("Options.MaxEvents %d: at most %d fit the metadata of a commit", o.MaxEvents, window.Most)
 	}
 	if o.MaxMessageBytes > 512<<20 {
 		complain("Options.MaxMessageBytes %d: at most 512 MiB", o.MaxMessageBytes)
@@ -245,7 +243,7 @@ func (o Options) withDefaults() Options {
 	o.SessionTimeout = cmp.Or(o.SessionTimeout, defaultSessionTimeout)
 	o.RebalanceTimeout = cmp.Or(o.RebalanceTimeout, defaultRebalance)
 	o.RevokeMargin = cmp.Or(o.RevokeMargin, min(o.RebalanceTimeout/10, 5*time.Second))
-	o.MaxEvents = cmp.Or(o.MaxEvents, maxWindow)
+	o.MaxEvents = cmp.Or(o.MaxEvents, window.Most)
 	o.MaxBytes = cmp.Or(o.MaxBytes, defaultMaxBytes)
 	o.MaxMessageBytes = cmp.Or(o.MaxMessageBytes, defaultMaxMessageBytes)
 	o.CommitInterval = cmp.Or(o.CommitInterval, defaultCommitInterval)

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/window"
 )
 
 // onAssigned runs when the group has given this member partitions, perhaps
@@ -82,7 +83,7 @@ func (p *partition) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leader = p.epoch
-	p.window = newWindow(max(p.position, 0), decodeMetadata(p.position, p.metadata), p.consumer.maxEvents)
+	p.window = window.New(max(p.position, 0), window.Decode(p.position, p.metadata), p.consumer.maxEvents)
 	p.backlog, p.returned = nil, nil
 }
 

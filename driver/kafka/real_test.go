@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/window"
 )
 
 // namespace is a prefix that no other test and no other run has.
@@ -97,7 +98,7 @@ func TestRealRestartAndLargest(t *testing.T) {
 // broker and comes back.
 func TestRealFullMetadata(t *testing.T) {
 	d, _ := onReal(t)
-	const count = maxWindow - 1
+	const count = window.Most - 1
 	publish(t, d, message("a.b.c", "warm", "0"))
 	var messages []driver.Message
 	for n := range count {
@@ -106,7 +107,7 @@ func TestRealFullMetadata(t *testing.T) {
 	publish(t, d, messages...)
 	s := newSink()
 	r := start(t, d, subscription("x.y", "a.b.c"), s)
-	eventually(t, "a full window", func() bool { return s.count() == maxWindow })
+	eventually(t, "a full window", func() bool { return s.count() == window.Most })
 	var every []driver.Delivery
 	for n, d := range s.got() {
 		if n%2 == 1 {
@@ -119,13 +120,13 @@ func TestRealFullMetadata(t *testing.T) {
 		t.Fatal(err)
 	}
 	at := stored[d.BrokerName("a.b.c")][0]
-	if at.At != 0 || len(at.Metadata) < 3300 || len(at.Metadata) > maxMetadata {
+	if at.At != 0 || len(at.Metadata) < 3300 || len(at.Metadata) > window.MostText {
 		t.Fatalf("offset %d, %d characters", at.At, len(at.Metadata))
 	}
 	r.close(t)
 	s = newSink()
 	start(t, d, subscription("x.y", "a.b.c"), s)
-	eventually(t, "the other half", func() bool { return s.count() == maxWindow/2 })
+	eventually(t, "the other half", func() bool { return s.count() == window.Most/2 })
 }
 
 func TestRealTwoMembers(t *testing.T) {

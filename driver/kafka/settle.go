@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/window"
 )
 
 // Settle implements [driver.Consumer]: it marks what is finished and returns
@@ -40,12 +41,12 @@ func (c *consumer) Settle(ctx context.Context, settlements []driver.Settlement) 
 		}
 		switch s.Outcome {
 		case driver.Finished:
-			if locked.window.finish(at.record.Offset, at.size) {
+			if locked.window.Finish(at.record.Offset, at.size) {
 				locked.version++
 			}
 		case driver.Released:
 			known := slices.ContainsFunc(locked.returned, func(r returned) bool { return r.place == at })
-			if !known && at.record.Offset >= locked.window.base && !locked.window.has(at.record.Offset) {
+			if !known && at.record.Offset >= locked.window.Base && !locked.window.Has(at.record.Offset) {
 				locked.returned = append(locked.returned, returned{at, time.Now().Add(s.After)})
 			}
 		}
@@ -91,8 +92,8 @@ func (c *consumer) commit(ctx context.Context, gather bool) error {
 			if offsets[p.topic] == nil {
 				offsets[p.topic], metadata[p.topic] = make(map[int32]kgo.EpochOffset), make(map[int32]string)
 			}
-			offsets[p.topic][p.number] = kgo.EpochOffset{Epoch: p.leader, Offset: p.window.base}
-			metadata[p.topic][p.number] = encodeMetadata(p.window.base, p.window.finished())
+			offsets[p.topic][p.number] = kgo.EpochOffset{Epoch: p.leader, Offset: p.window.Base}
+			metadata[p.topic][p.number] = window.Encode(p.window.Base, p.window.Finished())
 			versions[p] = p.version
 		}
 		p.mu.Unlock()

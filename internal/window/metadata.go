@@ -1,4 +1,4 @@
-package kafka
+package window
 
 import (
 	"encoding/base64"
@@ -22,36 +22,41 @@ const (
 	metadataVersion = 1
 	kindRuns        = 0
 	kindBitmap      = 1
-	maxMetadata     = 3336
+	// MostText is the longest text that Encode makes, in bytes.
+	MostText = 3336
 )
 
-// span is the offsets from, …, to-1.
-type span struct{ from, to int64 }
+// Most is how many places a text can describe: a bitmap of as many bits, in
+// base64, fits what Kafka stores with a commit.
+const Most = 20_000
 
-// encodeMetadata describes the spans, which lie beyond position in rising order
+// Span is the offsets from, …, to-1.
+type Span struct{ From, To int64 }
+
+// Encode describes the spans, which lie beyond position in rising order
 // and do not touch. What lies too far beyond to be described is left out: it
-// comes again. No span at all is the empty string.
-func encodeMetadata(position int64, finished []span) string {
+// comes again. No Span at all is the empty string.
+func Encode(position int64, finished []Span) string {
 	var runs []byte
-	before, end := position+1, position+maxWindow
+	before, end := position+1, position+Most
 	for n, s := range finished {
-		if s.from >= end {
+		if s.From >= end {
 			finished = finished[:n]
 			break
 		}
-		runs = binary.AppendUvarint(runs, uint64(s.from-before))
-		runs = binary.AppendUvarint(runs, uint64(min(s.to, end)-s.from))
-		before = s.to
+		runs = binary.AppendUvarint(runs, uint64(s.From-before))
+		runs = binary.AppendUvarint(runs, uint64(min(s.To, end)-s.From))
+		before = s.To
 	}
 	if len(finished) == 0 {
 		return ""
 	}
 	payload, kind := runs, byte(kindRuns)
-	last := min(finished[len(finished)-1].to, end) - 1
+	last := min(finished[len(finished)-1].To, end) - 1
 	if length := int(last-position-1)/8 + 1; length < len(runs) {
 		payload, kind = make([]byte, length), kindBitmap
 		for _, s := range finished {
-			for offset := s.from; offset < min(s.to, end); offset++ {
+			for offset := s.From; offset < min(s.To, end); offset++ {
 				payload[(offset-position-1)/8] |= 1 << ((offset - position - 1) % 8)
 			}
 		}
@@ -61,11 +66,11 @@ func encodeMetadata(position int64, finished []span) string {
 	return base64.RawStdEncoding.EncodeToString(append(raw, payload...))
 }
 
-// decodeMetadata returns the finished spans beyond a committed position. What
+// Decode returns the finished spans beyond a committed position. What
 // it does not know, or finds malformed, counts as empty: records come again and
 // none is skipped.
-func decodeMetadata(position int64, metadata string) []span {
-	if metadata == "" || len(metadata) > maxMetadata || position < 0 {
+func Decode(position int64, metadata string) []Span {
+	if metadata == "" || len(metadata) > MostText || position < 0 {
 		return nil
 	}
 	raw, err := base64.RawStdEncoding.Strict().DecodeString(metadata)
@@ -82,31 +87,31 @@ func decodeMetadata(position int64, metadata string) []span {
 	return nil
 }
 
-func decodeRuns(position int64, payload []byte) (finished []span) {
-	at, end := position+1, position+maxWindow
+func decodeRuns(position int64, payload []byte) (finished []Span) {
+	at, end := position+1, position+Most
 	for len(payload) > 0 {
 		gap, n := binary.Uvarint(payload)
-		if n <= 0 || gap > maxWindow || gap == 0 && finished != nil {
+		if n <= 0 || gap > Most || gap == 0 && finished != nil {
 			return nil
 		}
 		payload = payload[n:]
 		length, n := binary.Uvarint(payload)
-		if n <= 0 || length == 0 || length > maxWindow {
+		if n <= 0 || length == 0 || length > Most {
 			return nil
 		}
 		payload = payload[n:]
-		s := span{at + int64(gap), at + int64(gap) + int64(length)}
-		if s.to > end {
+		s := Span{at + int64(gap), at + int64(gap) + int64(length)}
+		if s.To > end {
 			return nil
 		}
 		finished = append(finished, s)
-		at = s.to
+		at = s.To
 	}
 	return finished
 }
 
-func decodeBitmap(position int64, payload []byte) (finished []span) {
-	if payload[len(payload)-1] == 0 || len(payload)*8 > maxWindow {
+func decodeBitmap(position int64, payload []byte) (finished []Span) {
+	if payload[len(payload)-1] == 0 || len(payload)*8 > Most {
 		return nil
 	}
 	for n := range int64(len(payload) * 8) {
@@ -114,10 +119,10 @@ func decodeBitmap(position int64, payload []byte) (finished []span) {
 			continue
 		}
 		offset := position + 1 + n
-		if last := len(finished) - 1; last >= 0 && finished[last].to == offset {
-			finished[last].to++
+		if last := len(finished) - 1; last >= 0 && finished[last].To == offset {
+			finished[last].To++
 		} else {
-			finished = append(finished, span{offset, offset + 1})
+			finished = append(finished, Span{offset, offset + 1})
 		}
 	}
 	return finished
