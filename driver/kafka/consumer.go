@@ -30,7 +30,7 @@ type consumer struct {
 	channels     map[string]string // by topic
 	maxEvents    int
 	maxBytes     int
-	outage       *outage
+	connections  connections
 
 	ownership sync.Mutex
 	owned     map[string]map[int32]*partition
@@ -332,7 +332,7 @@ func (c *consumer) Close(ctx context.Context) error {
 		client.Close()
 	}
 	c.joins.Wait()
-	c.outage.close()
+	c.connections.Close()
 	c.driver.mu.Lock()
 	if c.driver.subscribed[c.subscription.Name] == c {
 		delete(c.driver.subscribed, c.subscription.Name)

@@ -51,7 +51,7 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driv
 		return nil, err
 	}
 	c.life, c.end = context.WithCancel(context.WithoutCancel(ctx))
-	c.outage = newOutage(sink, c.heartbeat()+time.Second)
+	c.connections = newConnections(sink, c.heartbeat()+time.Second)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.subscribed[s.Name] != nil {
@@ -87,7 +87,7 @@ func (c *consumer) connect() error {
 		kgo.OnPartitionsLost(c.onLost),
 		kgo.OnOffsetsFetched(c.onFetched),
 		kgo.AdjustFetchOffsetsFn(c.adjust),
-		kgo.WithHooks(c.outage),
+		kgo.WithHooks(c.connections),
 	}
 	if o.InstanceID != "" {
 		options = append(options, kgo.InstanceID(o.InstanceID+"."+c.subscription.Name))

@@ -1,0 +1,451 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/outage"
+	"github.com/tidings-go/tidings/internal/window"
+	"github.com/tidings-go/tidings/outbox"
+)
+
+// consumer fetches for one subscription. A goroutine renews its leases until
+// Close, one divides the slots among the instances, and Run itself reads.
+type consumer struct {
+	driver       *Driver
+	subscription driver.Subscription
+	sink         driver.Sink
+	outage       *outage.Outage
+	group        string // of the leases
+	maxEvents    int
+	maxBytes     int
+
+	wake     chan struct{} // the reader has something to do
+	stop     context.CancelFunc
+	renewals sync.WaitGroup
+
+	committing sync.Mutex
+
+	mu    sync.Mutex
+	slots map[int]*slot // that are owned
+}
+
+// slot is one ownership of one slot.
+type slot struct {
+	number int
+	lease  driver.Lease
+	source driver.Source
+	since  time.Time // rows stored before are not for the subscription
+
+	until time.Time // when the lease ends unless it is renewed; guarded by the consumer's lock
+
+	mu        sync.Mutex
+	window    *window.Window
+	cursor    int64 // the next position to read
+	revoking  bool
+	gone      bool
+	full      bool
+	returned  []returned
+	version   int64 // changes of the window
+	committed int64 // of them, how many are stored
+	moved     time.Time
+}
+
+// place is the handle of one delivery.
+type place struct {
+	slot  *slot
+	entry Entry
+	size  int
+}
+
+// Position implements [driver.Ref].
+func (p *place) Position() string {
+	return strconv.Itoa(p.entry.Slot) + "/" + strconv.FormatInt(p.entry.Position, 10)
+}
+
+// returned is a released delivery until it is due.
+type returned struct {
+	*place
+	due time.Time
+}
+
+// outageAfter is how long the database may not answer before that is reported.
+const outageAfter = time.Second
+
+// Subscribe implements [driver.Driver]. A subscription that the database does not
+// know yet is made known, and begins where StartAt says.
+func (d *Driver) Subscribe(ctx context.Context, subscription driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
+	if d.isClosed() {
+		return nil, driver.ErrClosed
+	}
+	if subscription.StartAt.Mode == driver.StartUnset {
+		return nil, fmt.Errorf("sqldb: subscription %s: driver %s has history: say where a new subscription begins (StartAt)", subscription.Name, d.options.Name)
+	}
+	if _, err := d.options.Log.Begin(ctx, subscription.Name, subscription.StartAt); err != nil {
+		return nil, fmt.Errorf("sqldb: subscription %s: %w", subscription.Name, err)
+	}
+	c := &consumer{
+		driver: d, subscription: subscription, sink: sink, outage: outage.New(sink, outageAfter, "the database does not answer"),
+		group: "subscription:" + subscription.Name, maxEvents: d.options.MaxEvents, maxBytes: d.options.MaxBytes,
+		wake: make(chan struct{}, 1), slots: make(map[int]*slot),
+	}
+	if subscription.MaxEvents > 0 {
+		c.maxEvents = min(subscription.MaxEvents, window.Most)
+	}
+	if subscription.MaxBytes > 0 {
+		c.maxBytes = subscription.MaxBytes
+	}
+	return c, nil
+}
+
+// Run implements [driver.Consumer].
+func (c *consumer) Run(ctx context.Context) error {
+	// What runs still has to be settled after ctx, so the leases are kept until
+	// Close.
+	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.mu.Lock()
+	c.stop = stop
+	c.mu.Unlock()
+	c.driver.tend(c)
+	defer c.driver.untend(c)
+	c.renewals.Go(func() { c.renew(renewing) })
+	var sharing sync.WaitGroup
+	sharing.Go(func() { c.share(ctx) })
+	c.read(ctx)
+	sharing.Wait()
+	return nil
+}
+
+func (c *consumer) wakeReader() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// readBatch is how many entries of one slot are read at once.
+const readBatch = 256
+
+// lateCommit is how long a position that moved over what nobody settles may wait
+// to be stored.
+const lateCommit = time.Second
+
+// read delivers until ctx ends.
+func (c *consumer) read(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-timer.C:
+		}
+		wait := c.driver.options.PollInterval
+		for ctx.Err() == nil {
+			more, next, err := c.fetch(ctx)
+			if err != nil && ctx.Err() == nil {
+				failures++
+				c.outage.Failed(err)
+				wait = backoff(failures)
+				break
+			}
+			failures = 0
+			if !more {
+				wait = min(wait, next)
+				break
+			}
+		}
+		timer.Reset(wait)
+	}
+}
+
+// fetch reads and delivers once. It reports whether there is probably more, and
+// how long until something is due else.
+func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, err error) {
+	next = time.Hour
+	var from []Place
+	owned := c.owned()
+	for _, s := range owned {
+		due := c.again(s)
+		next = min(next, due)
+		if position, room := c.room(s); room {
+			from = append(from, Place{s.number, position})
+		}
+	}
+	next = min(next, c.commitLate(ctx, owned))
+	if len(from) == 0 {
+		return false, next, nil
+	}
+	entries, err := c.driver.options.Log.Read(ctx, from, c.subscription.Channels, readBatch)
+	if err != nil {
+		return false, 0, fmt.Errorf("sqldb: subscription %s: read: %w", c.subscription.Name, err)
+	}
+	c.outage.Answered()
+	for len(entries) > 0 {
+		n := 1
+		for n < len(entries) && entries[n].Slot == entries[0].Slot {
+			n++
+		}
+		if s := c.slot(entries[0].Slot); s != nil {
+			c.deliver(s, entries[:n])
+		}
+		more = more || n == readBatch
+		entries = entries[n:]
+	}
+	return more, next, nil
+}
+
+func (c *consumer) owned() []*slot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	slots := make([]*slot, 0, len(c.slots))
+	for n := range outbox.Slots { // in an order, so that a test reads the same each time
+		if s := c.slots[n]; s != nil {
+			slots = append(slots, s)
+		}
+	}
+	return slots
+}
+
+func (c *consumer) slot(number int) *slot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slots[number]
+}
+
+// room returns where to read a slot on, and whether there is room for more.
+func (c *consumer) room(s *slot) (position int64, room bool) {
+	s.mu.Lock()
+	resumed := s.full && s.window.Length() <= c.maxEvents/2 && s.window.Bytes <= c.maxBytes/2
+	if resumed {
+		s.full = false
+	}
+	position, room = s.cursor, !s.full && !s.revoking && !s.gone
+	s.mu.Unlock()
+	if resumed {
+		c.sink.Report(driver.Report{Kind: driver.ReportResumed, Source: s.source})
+	}
+	return position, room
+}
+
+// deliver hands entries of one slot to the engine, as far as they fit.
+func (c *consumer) deliver(s *slot, entries []Entry) {
+	var deliveries []driver.Delivery
+	s.mu.Lock()
+	for _, e := range entries {
+		if s.gone || s.revoking {
+			break
+		}
+		if e.Position < s.cursor {
+			continue
+		}
+		size := entrySize(&e.Row)
+		verdict := window.Full
+		if s.window.Bytes < c.maxBytes {
+			verdict = s.window.Admit(e.Position, size)
+		}
+		if verdict == window.Full {
+			s.full = true
+			break
+		}
+		s.cursor = e.Position + 1
+		if verdict == window.Skip {
+			continue
+		}
+		if e.Foreign || e.Row.CreatedAt.Before(s.since) {
+			s.window.Finish(e.Position, size)
+			s.change()
+			continue
+		}
+		deliveries = append(deliveries, delivery(&place{slot: s, entry: e, size: size}))
+	}
+	full, unfinished := s.full, s.window.Length()
+	s.mu.Unlock()
+	if len(deliveries) > 0 {
+		c.sink.Deliver(context.Background(), deliveries)
+	}
+	if full {
+		c.sink.Report(driver.Report{Kind: driver.ReportPaused, Source: s.source, Count: unfinished,
+			Text: "the window of unfinished events is full: nothing more of this slot is read until the oldest is finished"})
+	}
+}
+
+// change says that the window moved. The caller holds the slot's lock.
+func (s *slot) change() {
+	if s.version == s.committed {
+		s.moved = time.Now()
+	}
+	s.version++
+}
+
+func entrySize(r *outbox.Row) int {
+	size := len(r.AggregateID) + len(r.Payload)
+	for _, h := range r.Headers {
+		size += len(h.Name) + len(h.Value)
+	}
+	return size
+}
+
+func delivery(p *place) driver.Delivery {
+	r := &p.entry.Row
+	return driver.Delivery{
+		Message: driver.Message{Channel: r.Channel, Key: r.AggregateID, Headers: r.Headers, Body: r.Payload, Size: p.size},
+		Ref:     p, Source: p.slot.source, Time: r.CreatedAt,
+	}
+}
+
+// again delivers what was released and is due, and returns how long until the
+// next is.
+func (c *consumer) again(s *slot) (next time.Duration) {
+	next = time.Hour
+	var due []driver.Delivery
+	now := time.Now()
+	s.mu.Lock()
+	kept := s.returned[:0]
+	for _, r := range s.returned {
+		if wait := r.due.Sub(now); wait > 0 {
+			next = min(next, wait)
+			kept = append(kept, r)
+		} else if !s.gone && !s.revoking {
+			due = append(due, delivery(r.place))
+		}
+	}
+	s.returned = kept
+	s.mu.Unlock()
+	if len(due) > 0 {
+		c.sink.Deliver(context.Background(), due)
+	}
+	return next
+}
+
+// Settle implements [driver.Consumer]: it marks what is finished and returns when
+// the positions are stored. A released event is delivered again by this consumer
+// while it owns the slot, and by the next owner after it.
+func (c *consumer) Settle(ctx context.Context, settlements []driver.Settlement) error {
+	touched := make(map[*slot]bool)
+	for _, settled := range settlements {
+		p, ok := settled.Ref.(*place)
+		if !ok || p.slot.source != settled.Source || c.slot(p.slot.number) != p.slot {
+			continue
+		}
+		s := p.slot
+		touched[s] = true
+		s.mu.Lock()
+		switch {
+		case s.gone:
+		case settled.Outcome == driver.Finished:
+			if s.window.Finish(p.entry.Position, p.size) {
+				s.change()
+			}
+		case p.entry.Position >= s.window.Base && !s.window.Has(p.entry.Position):
+			s.returned = append(s.returned, returned{p, time.Now().Add(settled.After)})
+		}
+		s.mu.Unlock()
+	}
+	slots := make([]*slot, 0, len(touched))
+	for s := range touched {
+		s.mu.Lock()
+		if len(s.returned) > 0 || s.full {
+			c.wakeReader()
+		}
+		s.mu.Unlock()
+		slots = append(slots, s)
+	}
+	return c.commit(ctx, slots)
+}
+
+// commit stores the windows of slots that changed.
+func (c *consumer) commit(ctx context.Context, slots []*slot) error {
+	c.committing.Lock()
+	defer c.committing.Unlock()
+	var leases []driver.Lease
+	var progress []Progress
+	var versions []int64
+	var changed []*slot
+	for _, s := range slots {
+		s.mu.Lock()
+		if !s.gone && s.version != s.committed {
+			leases = append(leases, s.lease)
+			progress = append(progress, Progress{Place: Place{s.number, s.window.Base}, Finished: window.Encode(s.window.Base, s.window.Finished())})
+			versions = append(versions, s.version)
+			changed = append(changed, s)
+		}
+		s.mu.Unlock()
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	refused, err := c.driver.options.Log.Commit(ctx, c.group, c.driver.holder, c.subscription.Name, leases, progress)
+	if err != nil {
+		return fmt.Errorf("sqldb: subscription %s: store positions: %w", c.subscription.Name, err)
+	}
+	for n, s := range changed {
+		s.mu.Lock()
+		s.committed = max(s.committed, versions[n])
+		s.mu.Unlock()
+	}
+	for _, lease := range refused {
+		for n, s := range changed {
+			if leases[n] == lease {
+				c.lose("the database gave the slot to another instance", s)
+			}
+		}
+	}
+	return nil
+}
+
+// commitLate stores positions that moved without a settlement, and returns how
+// long until the next is due.
+func (c *consumer) commitLate(ctx context.Context, slots []*slot) (next time.Duration) {
+	next = time.Hour
+	var late []*slot
+	for _, s := range slots {
+		s.mu.Lock()
+		if s.version != s.committed {
+			if wait := lateCommit - time.Since(s.moved); wait <= 0 {
+				late = append(late, s)
+			} else {
+				next = min(next, wait)
+			}
+		}
+		s.mu.Unlock()
+	}
+	if err := c.commit(ctx, late); err != nil && ctx.Err() == nil {
+		c.outage.Failed(err)
+		return lateCommit
+	}
+	return next
+}
+
+// Close implements [driver.Consumer].
+func (c *consumer) Close(ctx context.Context) error {
+	c.mu.Lock()
+	stop := c.stop
+	c.mu.Unlock()
+	if stop == nil { // it never ran
+		return nil
+	}
+	err := c.commit(ctx, c.owned())
+	stop()
+	c.renewals.Wait()
+	c.outage.Close()
+	c.mu.Lock()
+	for _, s := range c.slots {
+		s.mu.Lock()
+		s.gone = true
+		s.mu.Unlock()
+	}
+	clear(c.slots)
+	c.mu.Unlock()
+	if leaving := c.driver.options.Log.Leave(ctx, c.group, c.driver.holder); leaving != nil {
+		err = errors.Join(err, fmt.Errorf("sqldb: subscription %s: leave: %w", c.subscription.Name, leaving))
+	}
+	return err
+}

@@ -1,0 +1,257 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/inbox"
+	"github.com/tidings-go/tidings/outbox"
+)
+
+// Driver implements [driver.Driver] over a store. Make it with [New].
+type Driver struct {
+	options  Options
+	features driver.Features
+	holder   string
+
+	mu        sync.Mutex
+	closed    bool
+	consumers map[*consumer]bool // that run
+	tending   context.CancelFunc // of the goroutines that number and trim
+	tenders   sync.WaitGroup
+	appended  chan struct{}
+}
+
+var (
+	_ driver.Driver      = (*Driver)(nil)
+	_ driver.DeadLetters = (*Driver)(nil)
+	_ driver.Checker     = (*Driver)(nil)
+)
+
+// New makes a driver, or returns every complaint about its options. It does not
+// ask the database yet.
+func New(options Options) (*Driver, error) {
+	o := options.withDefaults()
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("sqldb: no random numbers: %w", err)
+	}
+	return &Driver{
+		options: o, holder: id.String(),
+		consumers: make(map[*consumer]bool), appended: make(chan struct{}, 1),
+		features: driver.Features{
+			Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true, Sources: true,
+			MaxSize: o.MaxMessageBytes, RedeliveryHorizon: -1,
+		},
+	}, nil
+}
+
+// Name implements [driver.Driver].
+func (d *Driver) Name() string { return d.options.Name }
+
+// Features implements [driver.Driver].
+func (d *Driver) Features() driver.Features { return d.features }
+
+// Publish implements [driver.Driver]: one transaction, so all messages are
+// stored or none is, unless the commit's outcome is unknown.
+func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
+	if d.isClosed() {
+		return driver.ErrClosed
+	}
+	if len(messages) == 0 {
+		return nil
+	}
+	rows := make([]outbox.Row, len(messages))
+	for n, m := range messages {
+		size := len(m.Key) + len(m.Body)
+		for _, h := range m.Headers {
+			size += len(h.Name) + len(h.Value)
+		}
+		if size > d.options.MaxMessageBytes {
+			return fmt.Errorf("sqldb: %s %s: %w: %d bytes with key and headers, the driver takes %d", m.Type, m.ID, driver.ErrTooLarge, size, d.options.MaxMessageBytes)
+		}
+		rows[n] = outbox.Row{
+			Slot: outbox.SlotOf(m.Channel, m.Key), ID: m.ID, Channel: m.Channel, AggregateID: m.Key, Type: m.Type, Headers: m.Headers, Payload: m.Body,
+		}
+	}
+	err := d.options.Log.Append(ctx, rows)
+	if err == nil {
+		d.wakeTender()
+		return nil
+	}
+	err = fmt.Errorf("sqldb: append %d events: %w", len(rows), err)
+	if !errors.Is(err, inbox.ErrCommitUnknown) {
+		return err
+	}
+	d.wakeTender()
+	failed := &driver.PublishError{Results: make([]driver.PublishResult, len(messages))}
+	for n := range failed.Results {
+		failed.Results[n] = driver.PublishResult{State: driver.Unknown, Err: err}
+	}
+	return failed
+}
+
+// PutDeadLetter implements [driver.DeadLetters].
+func (d *Driver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) error {
+	return d.options.Log.PutDeadLetter(ctx, letter)
+}
+
+// Check implements [driver.Checker].
+func (d *Driver) Check(ctx context.Context) error {
+	if d.isClosed() {
+		return driver.ErrClosed
+	}
+	if err := d.options.Log.Check(ctx); err != nil {
+		return fmt.Errorf("sqldb: %s: %w", d.options.Name, err)
+	}
+	return nil
+}
+
+// Close implements [driver.Driver].
+func (d *Driver) Close(context.Context) error {
+	d.mu.Lock()
+	d.closed = true
+	if d.tending != nil {
+		d.tending()
+	}
+	d.mu.Unlock()
+	d.tenders.Wait()
+	return nil
+}
+
+func (d *Driver) isClosed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
+}
+
+func (d *Driver) wakeTender() {
+	select {
+	case d.appended <- struct{}{}:
+	default:
+	}
+}
+
+// tend begins to number and to trim while any consumer runs here.
+func (d *Driver) tend(c *consumer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.consumers[c] = true
+	if d.tending != nil || d.closed {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.tending = cancel
+	d.tenders.Go(func() { d.number(ctx) })
+	if d.options.Keep >= 0 {
+		d.tenders.Go(func() { d.trim(ctx) })
+	}
+}
+
+func (d *Driver) untend(c *consumer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.consumers, c)
+}
+
+const (
+	numberBatch = 2000
+	trimBatch   = 1000
+	trimEvery   = 30 * time.Second
+	maxBackoff  = 5 * time.Second
+)
+
+// number gives rows their positions as they become visible, and wakes the
+// consumers of this process.
+func (d *Driver) number(ctx context.Context) {
+	wake := d.options.Log.Wake(ctx)
+	poll := time.NewTimer(0)
+	defer poll.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, open := <-wake:
+			if !open {
+				wake = nil
+				continue
+			}
+		case <-d.appended:
+		case <-poll.C:
+		}
+		for ctx.Err() == nil {
+			n, err := d.options.Log.Number(ctx, numberBatch)
+			if err != nil {
+				failures++
+				d.troubled(fmt.Errorf("number: %w", err))
+				pause(ctx, backoff(failures))
+				continue
+			}
+			failures = 0
+			if n < numberBatch {
+				break
+			}
+			d.wakeConsumers()
+		}
+		d.wakeConsumers() // what woke this may be numbered by another process already
+		poll.Reset(d.options.PollInterval)
+	}
+}
+
+// trim deletes what is not needed any more, a little at a time.
+func (d *Driver) trim(ctx context.Context) {
+	for pause(ctx, trimEvery) {
+		for {
+			n, err := d.options.Log.Trim(ctx, d.options.Keep, trimBatch)
+			if err != nil || n < trimBatch {
+				break // an outage is reported by those who read
+			}
+			if !pause(ctx, 50*time.Millisecond) {
+				return
+			}
+		}
+	}
+}
+
+func (d *Driver) wakeConsumers() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.consumers {
+		c.wakeReader()
+	}
+}
+
+// troubled tells every subscription that the database does not answer.
+func (d *Driver) troubled(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for c := range d.consumers {
+		c.outage.Failed(err)
+	}
+}
+
+func backoff(failures int) time.Duration {
+	return min(50*time.Millisecond<<min(failures, 10), maxBackoff)
+}
+
+// pause waits and reports whether ctx is still alive.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
