@@ -25,6 +25,7 @@ const (
 	stageHandle  stage = iota // claim it, call the handler
 	stageFinish               // handled: the claim is still to be marked done
 	stageDead                 // given up: the dead letter is still to be stored
+	stageAnnounce             // and it is still to be said that it was
 	stagePark                 // to be put into the store of parked events
 	stageHeld                 // this handler cannot read it: wait for one that can
 	stageIgnored              // no reaction: finished unseen

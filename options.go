@@ -14,6 +14,10 @@ import (
 
 // Options configures a [Bus]. The zero value is ready to use.
 type Options struct {
+	// AnnounceFailures publishes [HandlerFailed] for each dead letter. On a
+	// broker whose topics are made by hand it needs one for that contract.
+	AnnounceFailures bool
+
 	// Claims is where subscriptions keep what they have handled. Nil means
 	// process-local: bounded to LocalClaims keys per subscription, forgotten at
 	// restart, not shared between instances.

@@ -248,6 +248,9 @@ func (s *subscription) skipHead(l *lane, owner *source, reason string) (left int
 	}
 	i.observe(s.bus.values, DeadLettered, func(o *Observation) { o.Attempt, o.Reason, o.Err = i.attempts, i.reason, i.failure })
 	s.releaseClaim(i)
+	if !s.announce(i).done {
+		return 0, errors.New("the failure could not be announced")
+	}
 	l.parkedHead = nil
 	return s.store.Remove(s.bus.storing, s.parkingOf(owner), l.key, head.ID)
 }

@@ -241,6 +241,10 @@ func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
 		v := s.buryItem(i)
 		return v.done, v.wait
 	}
+	if i.stage == stageAnnounce {
+		v := s.announce(i)
+		return v.done, v.wait
+	}
 	if v, fenced := s.fence(i); !fenced {
 		return v.done, v.wait
 	}

@@ -17,6 +17,8 @@ func (s *subscription) process(i *item, t *tree) verdict {
 		return s.finishClaim(i)
 	case stageDead:
 		return s.buryItem(i)
+	case stageAnnounce:
+		return s.announce(i)
 	case stagePark:
 		return s.parkItem(i)
 	case stageHeld:
@@ -231,7 +233,7 @@ func (s *subscription) buryItem(i *item) verdict {
 	}
 	i.observe(s.bus.values, DeadLettered, func(o *Observation) { o.Attempt, o.Reason, o.Err = i.attempts, i.reason, i.failure })
 	s.releaseClaim(i)
-	return verdict{done: true, settle: true}
+	return s.announce(i)
 }
 
 // finishClaim marks the key as done, which comes only after success.

@@ -366,3 +366,17 @@ func TestBroadcastNeedsAnAnswer(t *testing.T) {
 type durableClaims struct{ sharedClaims }
 
 func (*durableClaims) Durable() bool { return true }
+
+// failingPublish refuses events of the engine's own a few times.
+type failingPublish struct {
+	*queueDriver
+	failures int
+}
+
+func (d *failingPublish) Publish(ctx context.Context, messages []driver.Message) error {
+	if messages[0].Type == tidings.HandlerFailed.Type() && d.failures > 0 {
+		d.failures--
+		return errors.New("the topic does not exist")
+	}
+	return d.queueDriver.Publish(ctx, messages)
+}
