@@ -83,7 +83,9 @@ func (c *queueConsumer) Run(ctx context.Context) error {
 	return nil
 }
 
-func (d *queueDriver) deliver(ctx context.Context) {
+func (d *queueDriver) deliver(ctx context.Context) { d.deliverTo(ctx, d.sink) }
+
+func (d *queueDriver) deliverTo(ctx context.Context, sink driver.Sink) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	blocked := map[string]bool{}
@@ -104,7 +106,7 @@ func (d *queueDriver) deliver(ctx context.Context) {
 		batch = append(batch, driver.Delivery{Message: delivered, Ref: m, Attempt: m.received, GiveUp: d.giveUp})
 	}
 	if len(batch) > 0 {
-		d.sink.Deliver(ctx, batch)
+		sink.Deliver(ctx, batch)
 	}
 }
 
