@@ -51,6 +51,7 @@ type subscription struct {
 	halted   bool  // start nothing at all
 	idle     chan struct{}
 	settler  settler
+	vitals   vitals
 	attempts map[string]int // of events that were given back to the broker
 }
 

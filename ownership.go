@@ -12,6 +12,7 @@ func (s *subscription) Joined() { s.joinOnce.Do(func() { close(s.joined) }) }
 
 // Report implements [driver.Sink].
 func (s *subscription) Report(r driver.Report) {
+	s.remember(r)
 	if r.Kind == driver.ReportAssigned && s.store != nil {
 		s.mu.Lock()
 		if o := s.sourceFor(&r.Source); o != nil {

@@ -102,6 +102,9 @@ func (s *subscription) settleAll() {
 			wait := Backoff{Initial: 50 * time.Millisecond, Max: 5 * time.Second, Multiplier: 2, Jitter: 0.2}.wait(failures)
 			s.observe(Observation{Kind: SettleFailed, Count: len(batch), Wait: wait, Err: err})
 			s.mu.Lock()
+			if s.vitals.unsettled.IsZero() {
+				s.vitals.unsettled = s.bus.clock.Now()
+			}
 			s.settler.pending = append(taken, s.settler.pending...)
 			s.mu.Unlock()
 			s.bus.sleep(s.bus.settling, wait)
@@ -113,6 +116,7 @@ func (s *subscription) settleAll() {
 			s.observe(Observation{Kind: Settled, Count: len(batch)})
 		}
 		s.mu.Lock()
+		s.vitals.unsettled = time.Time{}
 		for _, done := range taken {
 			done.source.unsettle--
 			s.checkSource(done.source)

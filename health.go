@@ -1,0 +1,135 @@
+package tidings
+
+import (
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// Health is the state of a bus for whoever decides whether its process is
+// restarted and whether it is given traffic, such as Kubernetes.
+type Health struct {
+	// Live: the process works. When it is false a restart may help: Run has
+	// returned, or every slot of a subscription is taken by handlers that ignore
+	// the end of their contexts.
+	Live bool
+	// Ready: Run runs, every subscription has joined and goes on: its broker
+	// answers and takes settlements, and it has not stopped for good.
+	Ready bool
+	// Subscriptions is the state of each, in the order in which they were
+	// declared.
+	Subscriptions []SubscriptionHealth
+}
+
+// SubscriptionHealth is the state of one subscription.
+type SubscriptionHealth struct {
+	Name   string
+	Joined bool
+	// Stopped is why the subscription has stopped for good, or nil.
+	Stopped error
+	// Outage is for how long the broker has not answered, and Unsettled for how
+	// long it has not taken settlements; 0 when it does.
+	Outage    time.Duration
+	Unsettled time.Duration
+	// Paused is how many sources are full of unfinished events.
+	Paused int
+	// Running is how many handlers run, Overdue how many of them although their
+	// time is over.
+	Running, Overdue int
+	// Waiting is how many lanes wait to try their head again, Parked how many of
+	// this instance's lanes hold events in the store.
+	Waiting, Parked int
+}
+
+// vitals is what a subscription remembers for its health. Guarded by its lock.
+type vitals struct {
+	outage    time.Time
+	unsettled time.Time
+	paused    map[string]bool
+}
+
+// Health returns the state of the bus. It asks no broker and no store, and may
+// be called at any time, from any goroutine.
+func (b *Bus) Health() Health {
+	b.mu.Lock()
+	running, subscriptions := b.phase == phaseRunning, b.subscriptions
+	h := Health{Live: b.phase != phaseEnded}
+	b.mu.Unlock()
+	h.Ready = running
+	select {
+	case <-b.ready:
+	default: // Run connects, or was not called
+		h.Ready = false
+		subscriptions = nil
+	}
+	for _, s := range subscriptions {
+		one := s.health()
+		h.Subscriptions = append(h.Subscriptions, one)
+		h.Ready = h.Ready && one.Joined && one.Stopped == nil && one.Outage == 0 && one.Unsettled == 0
+		if one.Overdue >= s.options.Concurrency {
+			h.Live, h.Ready = false, false
+		}
+	}
+	return h
+}
+
+func (s *subscription) health() SubscriptionHealth {
+	h := SubscriptionHealth{Name: s.name}
+	if s.joined == nil { // Run was refused
+		return h
+	}
+	select {
+	case <-s.joined:
+		h.Joined = true
+	default:
+	}
+	select {
+	case <-s.failed:
+		h.Stopped = s.failure
+	default:
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.bus.clock.Now()
+	since := func(t time.Time) time.Duration {
+		if t.IsZero() {
+			return 0
+		}
+		return max(now.Sub(t), 1)
+	}
+	h.Outage, h.Unsettled = since(s.vitals.outage), since(s.vitals.unsettled)
+	h.Paused, h.Waiting = len(s.vitals.paused), s.waiting
+	for i := s.running; i != nil; i = i.runNext {
+		h.Running++
+		if a := i.attempt.Load(); a != nil && !a.deadline.IsZero() && now.After(a.deadline.Add(overdueGrace)) {
+			h.Overdue++
+		}
+	}
+	for _, l := range s.lanes {
+		if l.parked {
+			h.Parked++
+		}
+	}
+	return h
+}
+
+// remember keeps what a report says for the health of the subscription.
+func (s *subscription) remember(r driver.Report) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch r.Kind {
+	case driver.ReportOutage:
+		if s.vitals.outage.IsZero() {
+			s.vitals.outage = s.bus.clock.Now()
+		}
+	case driver.ReportRecovered:
+		s.vitals.outage = time.Time{}
+	case driver.ReportPaused:
+		if s.vitals.paused == nil {
+			s.vitals.paused = make(map[string]bool)
+		}
+		s.vitals.paused[r.Source.Name] = true
+	case driver.ReportResumed, driver.ReportRevoked, driver.ReportLost:
+		delete(s.vitals.paused, r.Source.Name)
+	}
+}
