@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
@@ -52,6 +53,9 @@ type subscription struct {
 	idle     chan struct{}
 	settler  settler
 	vitals   vitals
+	guard    guard
+	failing  atomic.Bool    // the guard has failures to remember
+	nextTurn time.Time      // when MaxRate lets the next attempt begin
 	attempts map[string]int // of events that were given back to the broker
 }
 
@@ -309,6 +313,16 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 		s.mu.Unlock()
 		return false
 	}
+	wait := s.hold(l, i)
+	if wait == 0 {
+		wait = s.throttle(l)
+	}
+	if wait > 0 {
+		s.unprobe(i)
+		s.makeWait(l, wait, true)
+		s.mu.Unlock()
+		return false
+	}
 	s.begin(i)
 	s.mu.Unlock()
 
@@ -334,6 +348,27 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 
 var errGoexit = errors.New("the handler ended its goroutine (runtime.Goexit, as t.FailNow does)")
 
+// throttle gives a lane its turn under MaxRate, and returns how long until then.
+// What was late does not make up for it. The caller holds the lock.
+func (s *subscription) throttle(l *lane) (wait time.Duration) {
+	if s.options.MaxRate == 0 {
+		return 0
+	}
+	if l.admitted { // this is its turn
+		l.admitted = false
+		return 0
+	}
+	now := s.bus.clock.Now()
+	turn := s.nextTurn
+	if turn.Before(now) {
+		turn = now
+	}
+	s.nextTurn = turn.Add(time.Duration(float64(time.Second) / s.options.MaxRate))
+	wait = turn.Sub(now)
+	l.admitted = wait > 0
+	return wait
+}
+
 // begin and end keep the list of what is processed now.
 func (s *subscription) begin(i *item) {
 	i.running = true
@@ -348,6 +383,7 @@ func (s *subscription) begin(i *item) {
 
 func (s *subscription) end(i *item) {
 	i.running = false
+	s.unprobe(i)
 	i.source.running--
 	if i.runPrev != nil {
 		i.runPrev.runNext = i.runNext
@@ -433,7 +469,8 @@ func (s *subscription) newLane(key driver.Lane) *lane {
 		l = &lane{}
 	}
 	s.spare = nil
-	l.key, l.due, l.parkedHead, l.owner, l.order = key, time.Time{}, nil, nil, driver.LaneOrder{}
+	l.key, l.due, l.parkedHead, l.owner, l.order, l.admitted = key, time.Time{}, nil, nil, driver.LaneOrder{}, false
+	l.guarded = false
 	s.lanes[key] = l
 	return l
 }

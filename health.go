@@ -31,6 +31,8 @@ type SubscriptionHealth struct {
 	// long it has not taken settlements; 0 when it does.
 	Outage    time.Duration
 	Unsettled time.Duration
+	// Guarded is for how long the outage guard has been closed, or 0.
+	Guarded time.Duration
 	// Paused is how many sources are full of unfinished events.
 	Paused int
 	// Running is how many handlers run, Overdue how many of them although their
@@ -98,6 +100,9 @@ func (s *subscription) health() SubscriptionHealth {
 		return max(now.Sub(t), 1)
 	}
 	h.Outage, h.Unsettled = since(s.vitals.outage), since(s.vitals.unsettled)
+	if s.guard.closed {
+		h.Guarded = since(s.guard.since)
+	}
 	h.Paused, h.Waiting = len(s.vitals.paused), s.waiting
 	for i := s.running; i != nil; i = i.runNext {
 		h.Running++

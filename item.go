@@ -22,13 +22,13 @@ import (
 type stage uint8
 
 const (
-	stageHandle  stage = iota // claim it, call the handler
-	stageFinish               // handled: the claim is still to be marked done
-	stageDead                 // given up: the dead letter is still to be stored
-	stageAnnounce             // and it is still to be said that it was
-	stagePark                 // to be put into the store of parked events
-	stageHeld                 // this handler cannot read it: wait for one that can
-	stageIgnored              // no reaction: finished unseen
+	stageHandle   stage = iota // claim it, call the handler
+	stageFinish                // handled: the claim is still to be marked done
+	stageDead                  // given up: the dead letter is still to be stored
+	stageAnnounce              // and it is still to be said that it was
+	stagePark                  // to be put into the store of parked events
+	stageHeld                  // this handler cannot read it: wait for one that can
+	stageIgnored               // no reaction: finished unseen
 )
 
 // item is one delivery on its way through the engine. Fields without a word are
@@ -65,6 +65,7 @@ type item struct {
 	hashed   bool
 	finished bool
 	running  bool
+	probe    bool // the outage guard's
 
 	// the list of running items; guarded by the subscription's lock
 	runPrev *item

@@ -45,6 +45,11 @@ type lane struct {
 	// blocked: it waits until the parked events of its head's source are known.
 	blocked bool
 
+	// guarded: it waits until the outage guard lets it go on.
+	guarded bool
+	// admitted: MaxRate has let its head start.
+	admitted bool
+
 	parked bool    // earlier events wait in the store
 	owner  *source // whose they are
 	order  driver.LaneOrder

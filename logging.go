@@ -27,9 +27,9 @@ func logLevel(o Observation) slog.Level {
 	switch o.Kind {
 	case Published, Received, Started, Handled, Settled, Busy:
 		return slog.LevelDebug
-	case Deduplicated, Ignored:
+	case Deduplicated, Ignored, GuardOpened:
 		return slog.LevelInfo
-	case Held, DeadLettered, Overdue, Abandoned, Blocked:
+	case Held, DeadLettered, Overdue, Abandoned, Blocked, GuardClosed:
 		return slog.LevelError
 	case Reported:
 		switch o.Report.Kind {
@@ -77,6 +77,9 @@ func (l *logObserver) Observe(ctx context.Context, o Observation) {
 	text("reason", o.Reason)
 	text("source", o.Source)
 	message := "event " + o.Kind.String()
+	if o.Kind == GuardClosed || o.Kind == GuardOpened {
+		message = "subscription: " + o.Kind.String()
+	}
 	if o.Kind == Reported {
 		message = "subscription " + o.Report.Kind.String()
 		text("source", o.Report.Source.Name)

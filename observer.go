@@ -106,12 +106,18 @@ const (
 	// StoreFailed: a store (claims, parked events, dead letters) did not
 	// answer; the lane holds and tries again in Wait.
 	StoreFailed
+	// GuardClosed: most aggregates of the subscription fail, so that it is
+	// probably not the events; it goes on with one attempt at a time.
+	GuardClosed
+	// GuardOpened: an attempt succeeded, the subscription goes on as usual.
+	// Duration is how long it did not.
+	GuardOpened
 	// Reported: the driver says something about the subscription.
 	Reported
 )
 
 var kindNames = [...]string{"", "published", "publish failed", "received", "started", "handled", "retried", "deduplicated", "duplicate differs", "busy",
-	"held", "parked", "dead-lettered", "blocked", "ignored", "unkeyed", "overdue", "abandoned", "discarded", "settled", "settle failed", "store failed", "reported"}
+	"held", "parked", "dead-lettered", "blocked", "ignored", "unkeyed", "overdue", "abandoned", "discarded", "settled", "settle failed", "store failed", "guard closed", "guard opened", "reported"}
 
 // String returns the word that logs use.
 func (k Kind) String() string {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -235,6 +236,11 @@ type SubscribeOptions struct {
 	// claims store that outlives the process. Defaults to 3.
 	MaxCrashes int
 
+	// MaxRate is how many attempts begin per second at most, in this process, over
+	// all aggregates: for what a handler calls and must not overload. 0 means no
+	// limit.
+	MaxRate float64
+
 	// OnExhausted decides what happens when attempts are used up, or at once
 	// after [Permanent]. Defaults to [DeadLetter], or to [Park] where
 	// RequireOrder is said.
@@ -268,6 +274,13 @@ type SubscribeOptions struct {
 
 	// WithoutDedup turns the engine's dedup off: every delivery is handled.
 	WithoutDedup bool
+
+	// WithoutGuard turns the outage guard off. With it, a subscription most of
+	// whose aggregates fail (16 of the last 20 attempts, on 8 aggregates or
+	// more) tries one event at a time until one succeeds; failures meanwhile
+	// use no attempts. What is [Permanent] is not counted, and Block needs no
+	// guard.
+	WithoutGuard bool
 }
 
 func (o *SubscribeOptions) withDefaults() SubscribeOptions {
@@ -304,6 +317,9 @@ func (o *SubscribeOptions) complaints() (errs []error) {
 		if number.value < 0 {
 			errs = append(errs, fmt.Errorf("%s is %d: it must not be negative", number.name, number.value))
 		}
+	}
+	if o.MaxRate < 0 || math.IsNaN(o.MaxRate) || math.IsInf(o.MaxRate, 0) {
+		errs = append(errs, fmt.Errorf("MaxRate is %v: it must be a positive number of attempts per second, or 0 for no limit", o.MaxRate))
 	}
 	if o.ClaimLease < 0 || o.Timeout > 0 && o.ClaimLease <= o.Timeout {
 		errs = append(errs, fmt.Errorf("ClaimLease is %v and Timeout %v: a claim must outlive an attempt, or another instance takes the event over while it is handled", o.ClaimLease, o.Timeout))

@@ -67,6 +67,11 @@ func (s *subscription) runParked(l *lane) (again bool) {
 		s.mu.Unlock()
 		return false
 	}
+	if turn := s.throttle(l); turn > 0 {
+		s.makeWait(l, turn, true)
+		s.mu.Unlock()
+		return false
+	}
 	s.mu.Unlock()
 	left, wait, err := s.tryParkedHead(l)
 	s.mu.Lock()

@@ -149,6 +149,7 @@ func (s *subscription) outcome(i *item, err error) verdict {
 		return verdict{wait: s.options.Backoff.Initial}
 	}
 	if err == nil {
+		s.learn(i, false)
 		if s.bus.observers.wants(Handled) {
 			took := s.bus.clock.Now().Sub(a.started)
 			i.observe(s.bus.values, Handled, func(o *Observation) { o.Attempt, o.Duration = a.number, took })
@@ -174,8 +175,16 @@ func (s *subscription) outcome(i *item, err error) verdict {
 		s.releaseClaim(i)
 		return verdict{wait: s.options.Backoff.Initial}
 	}
-	i.attempts++
 	i.failure = err
+	if blames(err) && !s.learn(i, true) {
+		wait := guardBackoff.Initial
+		i.observe(s.bus.values, Retried, func(o *Observation) {
+			o.Attempt, o.Duration, o.Wait, o.Err, o.Reason = a.number, took, wait, err, "guarded"
+		})
+		s.releaseClaim(i)
+		return verdict{wait: wait}
+	}
+	i.attempts++
 	_, permanent := errors.AsType[*permanentError](err)
 	permanent = permanent || errors.Is(err, ErrCrashed)
 	if permanent || i.attempts >= s.options.MaxAttempts {

@@ -1,0 +1,154 @@
+package tidings
+
+import (
+	"errors"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// When most aggregates of a subscription fail, it is not the events: what the
+// handlers need is away. Then the guard closes the subscription to all but one
+// probing attempt at a time, failures use no attempts, and nothing becomes a
+// dead letter for it; a probe that succeeds opens it again.
+
+const (
+	// guardWindow is how many outcomes the guard looks at.
+	guardWindow = 20
+	// guardFailures of them, on guardLanes different aggregates, close it.
+	guardFailures = 16
+	guardLanes    = 8
+)
+
+// guardBackoff is the time between probes.
+var guardBackoff = Backoff{Initial: time.Second, Max: time.Minute, Multiplier: 2, Jitter: 0.2}
+
+// guard is the state of one subscription's outage guard. Guarded by the
+// subscription's lock.
+type guard struct {
+	recent [guardWindow]guardOutcome
+	count  int // how many outcomes there were, at most guardWindow
+	at     int
+	// successes counts those since the last failure.
+	successes int
+	closed    bool
+	since     time.Time
+	probing   bool
+	probes    int // that failed
+	next      time.Time
+}
+
+type guardOutcome struct {
+	lane   driver.Lane
+	failed bool
+}
+
+// blames reports whether a failure may be an outage's: one that the handler
+// calls permanent is the event's own.
+func blames(err error) bool {
+	_, permanent := errors.AsType[*permanentError](err)
+	return !permanent && !errors.Is(err, ErrCrashed)
+}
+
+// learn gives the guard an outcome. It reports whether the attempt counts: a
+// failure does not while the guard is closed.
+func (s *subscription) learn(i *item, failed bool) (counts bool) {
+	if s.options.WithoutGuard || s.options.OnExhausted == Block || !failed && !s.failing.Load() {
+		return true
+	}
+	s.failing.Store(true)
+	s.mu.Lock()
+	g := &s.guard
+	now := s.bus.clock.Now()
+	if !failed {
+		opened, since := g.closed, g.since
+		if g.closed {
+			*g = guard{}
+			s.unguard()
+		}
+		g.note(i.laneKey(), false)
+		if g.successes++; g.successes >= guardWindow { // nothing to remember any more
+			*g = guard{}
+			s.failing.Store(false)
+		}
+		s.mu.Unlock()
+		if opened {
+			s.observe(Observation{Kind: GuardOpened, Duration: now.Sub(since)})
+		}
+		return true
+	}
+	g.note(i.laneKey(), true)
+	g.successes = 0
+	counts = !g.closed
+	if g.closed && i.probe {
+		g.probing, i.probe = false, false
+		g.probes++
+		g.next = now.Add(guardBackoff.wait(g.probes))
+	}
+	closes := !g.closed && g.mostFail()
+	if closes {
+		g.closed, g.since, g.next = true, now, now.Add(guardBackoff.wait(1))
+	}
+	s.mu.Unlock()
+	if closes {
+		s.observe(Observation{Kind: GuardClosed, Count: guardFailures, Err: i.failure})
+	}
+	return counts
+}
+
+// note remembers an outcome.
+func (g *guard) note(lane driver.Lane, failed bool) {
+	g.recent[g.at] = guardOutcome{lane, failed}
+	g.at = (g.at + 1) % guardWindow
+	g.count = min(g.count+1, guardWindow)
+}
+
+func (g *guard) mostFail() bool {
+	if g.count < guardWindow {
+		return false
+	}
+	failures := 0
+	lanes := make(map[driver.Lane]bool)
+	for _, o := range g.recent {
+		if o.failed {
+			failures++
+			lanes[o.lane] = true
+		}
+	}
+	return failures >= guardFailures && len(lanes) >= guardLanes
+}
+
+// hold lets the head of a lane start, as the probe where the guard is closed, or
+// returns how long the lane waits. The caller holds the lock.
+func (s *subscription) hold(l *lane, i *item) (wait time.Duration) {
+	g := &s.guard
+	if !g.closed || i.stage != stageHandle {
+		return 0
+	}
+	if left := g.next.Sub(s.bus.clock.Now()); left > 0 || g.probing {
+		l.guarded = true
+		return max(left, guardBackoff.Initial)
+	}
+	g.probing, i.probe = true, true
+	return 0
+}
+
+// unprobe gives the probe's place to another: its attempt ended without an
+// outcome. The caller holds the lock.
+func (s *subscription) unprobe(i *item) {
+	if i.probe {
+		i.probe, s.guard.probing = false, false
+	}
+}
+
+// unguard lets the lanes go on that waited for the guard. The caller holds the
+// lock.
+func (s *subscription) unguard() {
+	for _, l := range s.lanes {
+		if l.guarded && l.state == laneWaiting {
+			s.makeReady(l)
+		}
+		l.guarded = false
+	}
+	s.dispatch()
+}
