@@ -149,3 +149,32 @@ type Lanes interface {
 
 // ErrLanesFull is returned by [Lanes.Park] at the store's bound.
 var ErrLanesFull = errors.New("tidings: the store of parked events is full")
+
+// Lease is the right to work on one thing until it ends or is renewed.
+type Lease struct {
+	Name string
+	// Epoch grows each time the lease is given to a holder. A statement that
+	// names an older one has no effect: its holder was too slow.
+	Epoch int64
+}
+
+// Leases hands out named leases to the instances of a group, by the store's own
+// clock. All methods may be called at once.
+type Leases interface {
+	// Join says that a holder is alive for ttl, and returns how many holders of
+	// the group are, itself included.
+	Join(ctx context.Context, group, holder string, ttl time.Duration) (alive int, err error)
+
+	// Leave gives up every lease of the holder and its place in the group.
+	Leave(ctx context.Context, group, holder string) error
+
+	// Acquire takes leases that are free or over, at most limit of those named,
+	// each with a new epoch. It returns the ones it took.
+	Acquire(ctx context.Context, group, holder string, names []string, limit int, ttl time.Duration) ([]Lease, error)
+
+	// Renew prolongs what the holder still has, and returns that.
+	Renew(ctx context.Context, group, holder string, ttl time.Duration) ([]Lease, error)
+
+	// Release gives leases up. What is not the holder's is left alone.
+	Release(ctx context.Context, group, holder string, names []string) error
+}
