@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -159,36 +158,15 @@ func deadLetters(t testing.TB, addresses []string, prefix string) []driver.DeadL
 }
 
 func deadLetter(t testing.TB, r *kgo.Record) driver.DeadLetter {
-	letter := driver.DeadLetter{AggregateID: string(r.Key), Body: r.Value}
+	var headers driver.Headers
 	for _, h := range r.Headers {
-		value := string(h.Value)
-		var err error
-		switch h.Key {
-		case HeaderDeadReason:
-			letter.Reason = value
-		case HeaderDeadError:
-			letter.Err = value
-		case HeaderDeadStack:
-			letter.Stack = value
-		case HeaderDeadAttempts:
-			letter.Attempts, err = strconv.Atoi(value)
-		case HeaderDeadSubscription:
-			letter.Subscription = value
-		case HeaderDeadPosition:
-			letter.Position = value
-		case HeaderDeadChannel:
-			letter.Channel = value
-		case HeaderDeadEventID:
-			letter.ID = value
-		case HeaderDeadTime:
-			letter.FailedAt, err = time.Parse(time.RFC3339, value)
-		default:
-			letter.Headers = append(letter.Headers, driver.Header{Name: h.Key, Value: value})
-		}
-		if err != nil {
-			t.Errorf("header %s: %v", h.Key, err)
-		}
+		headers = append(headers, driver.Header{Name: h.Key, Value: string(h.Value)})
 	}
+	letter, err := driver.ParseDeadLetter(headers, r.Value)
+	if err != nil {
+		t.Error(err)
+	}
+	letter.AggregateID = string(r.Key)
 	return letter
 }
 

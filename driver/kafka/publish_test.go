@@ -329,18 +329,18 @@ func TestDeadLetters(t *testing.T) {
 		got[h.Key] = string(h.Value)
 	}
 	for name, want := range map[string]string{
-		driver.HeaderEventType: "a.b.c", HeaderDeadReason: "permanent", HeaderDeadAttempts: "3", HeaderDeadSubscription: "x.y", HeaderDeadChannel: "a.b.c",
-		HeaderDeadPosition: "events.a-b-c/0/7", HeaderDeadTime: "2026-01-02T03:04:05.000Z", HeaderDeadEventID: "id-1",
+		driver.HeaderEventType: "a.b.c", driver.HeaderDeadReason: "permanent", driver.HeaderDeadAttempts: "3", driver.HeaderDeadSubscription: "x.y", driver.HeaderDeadChannel: "a.b.c",
+		driver.HeaderDeadPosition: "events.a-b-c/0/7", driver.HeaderDeadTime: "2026-01-02T03:04:05.000Z", driver.HeaderDeadEventID: "id-1",
 	} {
 		if got[name] != want {
 			t.Errorf("%s: got %q, want %q", name, got[name], want)
 		}
 	}
-	if text := got[HeaderDeadError]; len(text) > maxDeadError || !strings.HasPrefix(text, "it is broken") || !strings.HasSuffix(text, "é …") {
+	if text := got[driver.HeaderDeadError]; len(text) > maxDeadError || !strings.HasPrefix(text, "it is broken") || !strings.HasSuffix(text, "é …") {
 		t.Errorf("error of %d bytes: %.40q", len(text), text)
 	}
-	if len(got[HeaderDeadStack]) > maxDeadStack {
-		t.Errorf("stack of %d bytes", len(got[HeaderDeadStack]))
+	if len(got[driver.HeaderDeadStack]) > maxDeadStack {
+		t.Errorf("stack of %d bytes", len(got[driver.HeaderDeadStack]))
 	}
 
 	// A topic that somebody else made takes less: the body goes first.
