@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // results returns the states of a failed publish.
@@ -77,10 +78,10 @@ func TestPublishRunFailsAsATail(t *testing.T) {
 		t.Fatalf("the third: %v", results(t, err)[2].Err)
 	}
 	publish(t, d, numbered("a.b.c", "k", 3, 6)...)
-	s := newSink()
-	start(t, d, subscription("x.y", "a.b.c"), s)
-	eventually(t, "6 deliveries", func() bool { return s.count() >= 6 })
-	if got := s.bodies(); got != "0 1 2 3 4 5" {
+	s := drivertest.NewSink()
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
+	drivertest.Eventually(t, "6 deliveries", func() bool { return s.Count() >= 6 })
+	if got := s.Bodies(); got != "0 1 2 3 4 5" {
 		t.Fatalf("stored %s", got)
 	}
 }
@@ -194,7 +195,7 @@ func TestProvision(t *testing.T) {
 	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) {
 		o.Namespace, o.Partitions, o.Retention, o.MaxMessageBytes = "shop", 3, time.Hour, 2_000_000
 	})
-	start(t, d, subscription("x.y", "a.b.c"), newSink())
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), drivertest.NewSink())
 	config := func(topic, key string) string {
 		t.Helper()
 		live, err := kadm.NewClient(client(t, cluster.ListenAddrs())).DescribeTopicConfigs(t.Context(), topic)
