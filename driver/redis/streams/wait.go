@@ -27,6 +27,8 @@ func (c *consumer) wait(ctx context.Context, group *sync.WaitGroup) {
 // watch waits for entries after what was delivered, and wakes the reader. It waits
 // again when the reader has read everything.
 func (c *consumer) watch(ctx context.Context, of func(stream string) bool) {
+	l := &line{client: c.driver.client}
+	defer l.close()
 	var before []string
 	for ctx.Err() == nil {
 		var keys, ids []string
@@ -54,7 +56,7 @@ func (c *consumer) watch(ctx context.Context, of func(stream string) bool) {
 		} else {
 			before = at
 		}
-		err := c.block(ctx, keys, ids)
+		err := l.block(ctx, keys, ids)
 		for _, s := range watched {
 			s.mu.Lock()
 			s.watched = false
@@ -80,12 +82,37 @@ func (c *consumer) watch(ctx context.Context, of func(stream string) bool) {
 	}
 }
 
+// line is a connection of its own for commands that wait. Its end is not waited
+// for: closing it ends the command.
+type line struct {
+	client rueidis.Client
+	own    rueidis.DedicatedClient
+	cancel func()
+}
+
 // block returns nil when one of the streams has an entry after its id.
-func (c *consumer) block(ctx context.Context, keys, ids []string) error {
-	client := c.driver.client
-	ctx, cancel := context.WithTimeout(ctx, 10*waitTime) // where a connection died in silence
+func (l *line) block(ctx context.Context, keys, ids []string) error {
+	if l.own == nil {
+		l.own, l.cancel = l.client.Dedicate()
+	}
+	own := l.own
+	stop := context.AfterFunc(ctx, own.Close)
+	defer stop()
+	asking, cancel := context.WithTimeout(ctx, 10*waitTime) // where a connection died in silence
 	defer cancel()
-	return client.Do(ctx, client.B().Xread().Count(1).Block(waitTime.Milliseconds()).Streams().Key(keys...).Id(ids...).Build()).Error()
+	err := own.Do(asking, own.B().Xread().Count(1).Block(waitTime.Milliseconds()).Streams().Key(keys...).Id(ids...).Build()).Error()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		l.close()
+	}
+	return err
+}
+
+func (l *line) close() {
+	if l.own != nil {
+		l.own.Close()
+		l.cancel()
+		l.own = nil
+	}
 }
 
 func pause(ctx context.Context, d time.Duration) {
