@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -9,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/redis/rueidis"
 
 	"github.com/tidings-go/tidings/driver"
@@ -22,6 +22,7 @@ type Driver struct {
 	client   rueidis.Client
 	features driver.Features
 	holder   string // names this driver among the owners of shards
+	waitTime time.Duration
 
 	mu         sync.Mutex
 	closed     bool
@@ -47,16 +48,12 @@ func New(options Options) (*Driver, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, fmt.Errorf("streams: no random numbers: %w", err)
-	}
 	client, err := rueidis.NewClient(o.Client)
 	if err != nil {
 		return nil, fmt.Errorf("streams: reaching Redis at %v: %w", o.Client.InitAddress, err)
 	}
 	return &Driver{
-		options: o, client: client, holder: id.String(),
+		options: o, client: client, holder: rand.Text(), waitTime: time.Second,
 		subscribed: make(map[string]*consumer), channels: make(map[string]bool), warned: make(map[string]bool),
 		features: driver.Features{
 			Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true,

@@ -7,6 +7,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/redis/internal/wire"
 )
 
 // entry is one entry of a stream.
@@ -54,9 +55,9 @@ func (e *entry) message(channel string) (m driver.Message, giveUp string) {
 		value, _ := e.fields[n+1].ToString()
 		m.Size += len(name) + len(value)
 		switch name {
-		case fieldBody:
+		case wire.FieldBody:
 			m.Body, found = []byte(value), true
-		case fieldKey:
+		case wire.FieldKey:
 			m.Key = value
 		default:
 			m.Headers = append(m.Headers, driver.Header{Name: name, Value: value})

@@ -14,7 +14,7 @@ import (
 	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
-	"github.com/tidings-go/tidings/internal/redistest"
+	"github.com/tidings-go/tidings/driver/redis/redistest"
 )
 
 type tickPayload struct {

@@ -4,10 +4,11 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/tidings-go/tidings/driver/redis/internal/wire"
 )
 
 // Options configures a driver.
@@ -64,15 +65,13 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-var namespaceForm = regexp.MustCompile(`^[A-Za-z0-9._-]{0,100}$`)
-
 func (o Options) check() error {
 	var errs []error
 	complain := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if len(o.Client.InitAddress) == 0 {
 		complain("Options.Client.InitAddress is empty: name at least one server, for example localhost:6379")
 	}
-	if !namespaceForm.MatchString(o.Namespace) {
+	if !wire.NamespaceForm.MatchString(o.Namespace) {
 		complain("Options.Namespace %q: letters, digits, dot, dash and underscore, at most 100", o.Namespace)
 	}
 	if o.Shards < 1 || o.Shards > 1024 {

@@ -4,17 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/redis/rueidis"
 
 	"github.com/tidings-go/tidings/driver"
-)
-
-// Fields of an entry beside the metadata.
-const (
-	fieldBody = "body"
-	fieldKey  = "key" // the aggregate id, where no header has it
+	"github.com/tidings-go/tidings/driver/redis/internal/wire"
 )
 
 const (
@@ -99,7 +93,7 @@ func (a *appending) chunk(messages []driver.Message) call {
 		}
 		bytes += size
 		a.sent++
-		fields := entryFields(m.Headers, m.Key, m.Body)
+		fields := wire.Fields(m.Headers, m.Key, m.Body)
 		c.arguments = append(append(c.arguments, number(int64(len(fields)))), fields...)
 	}
 	return c
@@ -121,7 +115,7 @@ func (a *appending) answered(result rueidis.RedisResult, results []driver.Publis
 				err = errors.New(refusal)
 			}
 		}
-	} else if !refused(err) {
+	} else if !wire.Refused(err) {
 		state = driver.Unknown
 	}
 	for n, index := range chunk {
@@ -144,34 +138,12 @@ func (a *appending) answered(result rueidis.RedisResult, results []driver.Publis
 	return true
 }
 
-// refused reports whether an error says that nothing was done: Redis said so, or
-// was never reached.
-func refused(err error) bool {
-	if _, ok := rueidis.IsRedisErr(err); ok {
-		return true
-	}
-	var operation *net.OpError
-	return errors.Is(err, rueidis.ErrClosing) || errors.As(err, &operation) && operation.Op == "dial"
-}
-
 func messageSize(m *driver.Message) int {
 	size := len(m.Key) + len(m.Body)
 	for _, h := range m.Headers {
 		size += len(h.Name) + len(h.Value)
 	}
 	return size
-}
-
-// entryFields are the fields and values of an entry.
-func entryFields(headers driver.Headers, key string, body []byte) []string {
-	fields := make([]string, 0, 2*len(headers)+4)
-	for _, h := range headers {
-		fields = append(fields, h.Name, h.Value)
-	}
-	if key != headers.Get(driver.HeaderAggregateID) {
-		fields = append(fields, fieldKey, key)
-	}
-	return append(fields, fieldBody, rueidis.BinaryString(body))
 }
 
 // PutDeadLetter implements [driver.DeadLetters]: it appends the raw body with the
@@ -183,12 +155,7 @@ func (d *Driver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) er
 	}
 	defer d.calls.Done()
 	stream := d.DeadLetterName(letter.Channel, letter.Subscription)
-	fields := entryFields(driver.DeadLetterHeaders(&letter, 8<<10, 16<<10), letter.AggregateID, letter.Body)
-	add := d.client.B().Xadd().Key(stream).Id("*").FieldValue()
-	for n := 0; n < len(fields); n += 2 {
-		add = add.FieldValue(fields[n], fields[n+1])
-	}
-	if err := d.client.Do(ctx, add.Build()).Error(); err != nil {
+	if err := wire.PutDeadLetter(ctx, d.client, stream, &letter, 0); err != nil {
 		return fmt.Errorf("streams: subscription %s: dead letter %s to %s: %w", letter.Subscription, letter.ID, stream, err)
 	}
 	return nil

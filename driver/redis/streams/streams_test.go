@@ -14,7 +14,7 @@ import (
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
-	"github.com/tidings-go/tidings/internal/redistest"
+	"github.com/tidings-go/tidings/driver/redis/redistest"
 )
 
 // eachServer runs a test on miniredis and, where it is there, on real Redis. The
@@ -128,7 +128,11 @@ func exists(t testing.TB, client rueidis.Client, stream string) []string {
 func TestTrimKeepsWhatIsNotFinished(t *testing.T) {
 	eachServer(t, func(t *testing.T, url, namespace string) {
 		admin := plainClient(t, url)
-		d := newDriver(t, url, namespace, func(o *Options) { o.Retention = time.Nanosecond; o.TrimInterval = time.Hour; o.UnknownGroupGrace = time.Hour })
+		d := newDriver(t, url, namespace, func(o *Options) {
+			o.Retention = time.Nanosecond
+			o.TrimInterval = time.Hour
+			o.UnknownGroupGrace = time.Hour
+		})
 		stream := d.stream("a.b.c", 0)
 		check := func(why, want string) {
 			t.Helper()

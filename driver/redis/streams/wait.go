@@ -9,9 +9,6 @@ import (
 	"github.com/redis/rueidis"
 )
 
-// waitTime is how long one command waits for what is new.
-const waitTime = time.Second
-
 // wait starts what waits for new entries: one command for all shards, and on a
 // cluster, where a command's keys share a slot, one for each.
 func (c *consumer) wait(ctx context.Context, group *sync.WaitGroup) {
@@ -27,7 +24,7 @@ func (c *consumer) wait(ctx context.Context, group *sync.WaitGroup) {
 // watch waits for entries after what was delivered, and wakes the reader. It waits
 // again when the reader has read everything.
 func (c *consumer) watch(ctx context.Context, of func(stream string) bool) {
-	l := &line{client: c.driver.client}
+	l := &line{client: c.driver.client, time: c.driver.waitTime}
 	defer l.close()
 	var before []string
 	for ctx.Err() == nil {
@@ -86,6 +83,7 @@ func (c *consumer) watch(ctx context.Context, of func(stream string) bool) {
 // for: closing it ends the command.
 type line struct {
 	client rueidis.Client
+	time   time.Duration // how long one command waits
 	own    rueidis.DedicatedClient
 	cancel func()
 }
@@ -98,9 +96,9 @@ func (l *line) block(ctx context.Context, keys, ids []string) error {
 	own := l.own
 	stop := context.AfterFunc(ctx, own.Close)
 	defer stop()
-	asking, cancel := context.WithTimeout(ctx, 10*waitTime) // where a connection died in silence
+	asking, cancel := context.WithTimeout(ctx, 10*l.time+5*time.Second) // where a connection died in silence
 	defer cancel()
-	err := own.Do(asking, own.B().Xread().Count(1).Block(waitTime.Milliseconds()).Streams().Key(keys...).Id(ids...).Build()).Error()
+	err := own.Do(asking, own.B().Xread().Count(1).Block(l.time.Milliseconds()).Streams().Key(keys...).Id(ids...).Build()).Error()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		l.close()
 	}
