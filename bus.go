@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/claims"
 )
 
 // Bus connects the modules of one process with one broker. Make it with [New],
@@ -279,7 +280,7 @@ func (b *Bus) connect(ctx context.Context) error {
 			return fmt.Errorf("tidings: driver %s: %w", b.driver.Name(), err)
 		}
 	}
-	local := newLocalClaims(b.clock, b.options.LocalClaims)
+	local := claims.New(b.clock, b.options.LocalClaims)
 	var processLocal []string
 	for _, s := range b.subscriptions {
 		s.joined, s.failed = make(chan struct{}), make(chan struct{})
