@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/driver"
@@ -38,6 +39,9 @@ func undecodable(s *scene) {
 	}
 	want := map[string]bool{}
 	for n, f := range foreign {
+		if s.features.Text && !utf8.Valid(f.body) {
+			continue // it cannot come to be there
+		}
 		if !s.features.Headers {
 			if f.headers = nil; n == 4 {
 				continue // nothing contradicts it

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -72,7 +71,7 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driv
 	}
 	c.life, c.end = context.WithCancel(context.WithoutCancel(ctx))
 	for _, eventType := range s.Types {
-		c.topics[d.topic(eventType)] = place{channelOf(s.Channels, s.Types, eventType), eventType}
+		c.topics[d.topic(eventType)] = place{s.ChannelOf(eventType), eventType}
 	}
 	if len(s.Types) == 0 { // nothing is known but the channels
 		for _, channel := range s.Channels {
@@ -80,23 +79,6 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driv
 		}
 	}
 	return c, nil
-}
-
-// channelOf is the channel of an event type, which Redis does not know: the one
-// of its name, or the one that has another name than every type.
-func channelOf(channels, types []string, eventType string) string {
-	if len(channels) == 1 || slices.Contains(channels, eventType) {
-		if len(channels) == 1 {
-			return channels[0]
-		}
-		return eventType
-	}
-	for _, channel := range channels {
-		if !slices.Contains(types, channel) {
-			return channel
-		}
-	}
-	return eventType
 }
 
 // Run implements [driver.Consumer].

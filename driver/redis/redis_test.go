@@ -155,7 +155,8 @@ func TestChannelOf(t *testing.T) {
 		{[]string{"a.b", "x.y.z"}, []string{"a.b.c", "a.b.d", "x.y.z"}, "a.b.c", "a.b"},
 		{[]string{"a.b", "x.y.z"}, []string{"a.b.c", "a.b.d", "x.y.z"}, "x.y.z", "x.y.z"},
 	} {
-		if got := channelOf(test.channels, test.types, test.eventType); got != test.want {
+		s := driver.Subscription{Channels: test.channels, Types: test.types}
+		if got := s.ChannelOf(test.eventType); got != test.want {
 			t.Errorf("%s of %v: %s, want %s", test.eventType, test.channels, got, test.want)
 		}
 	}
