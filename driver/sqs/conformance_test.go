@@ -65,17 +65,13 @@ var namespaces atomic.Int64
 func conformance(url string, fifo, topics bool, change ...func(*sqs.Options)) drivertest.Harness {
 	// make mutants shortens it: what it breaks never comes.
 	shorter, _ := time.ParseDuration(os.Getenv("TIDINGS_TEST_PATIENCE"))
-	timeout := 2 * time.Second
-	if url == os.Getenv("TIDINGS_ELASTICMQ_URL") {
-		timeout = 5 * time.Second // it shares the machine with its tests
-	}
 	return drivertest.Harness{Patience: shorter, NewBroker: func(t testing.TB) drivertest.Broker {
 		namespace := newNamespace(t, url)
 		line := &drivertest.Line{}
 		plain := client(url, nil)
 		return drivertest.Broker{
 			Open: func(t testing.TB) driver.Driver {
-				o := Options{Client: client(url, line, change...), Namespace: namespace, FIFO: fifo, VisibilityTimeout: timeout, PollWait: time.Second, UnhandledGrace: -1}
+				o := Options{Client: client(url, line, change...), Namespace: namespace, FIFO: fifo, VisibilityTimeout: 5 * time.Second, PollWait: time.Second, UnhandledGrace: -1}
 				if topics {
 					o.Topics = topicClient(url, line)
 				}

@@ -133,6 +133,7 @@ type sender struct {
 	busy     map[string]bool // groups that have a message on its way
 	requests int
 	armed    bool // a timer will send what is there
+	several  bool // the last batch had more than one message: more callers are about
 }
 
 func (d *Driver) sender(to *destination) *sender {
@@ -153,15 +154,15 @@ func (s *sender) add(messages []*outgoing) {
 	s.pump(false)
 }
 
-// pump sends what may go. An incomplete batch goes at once when nothing is on its
-// way, and waits for a moment otherwise. The caller holds the lock.
+// pump sends what may go. An incomplete batch waits for a moment, but for that of a
+// caller who is alone. The caller holds the lock.
 func (s *sender) pump(now bool) {
 	for s.requests < maxRequests {
 		batch, rest := s.next()
 		if len(batch) == 0 {
 			return
 		}
-		if len(batch) < batchSize && s.requests > 0 && !now && !full(batch, s.to.limit) {
+		if len(batch) < batchSize && (s.requests > 0 || s.several) && !now && !full(batch, s.to.limit) {
 			if !s.armed {
 				s.armed = true
 				s.driver.requests.Add(1)
@@ -175,7 +176,7 @@ func (s *sender) pump(now bool) {
 			}
 			return
 		}
-		now = false
+		now, s.several = false, len(batch) > 1
 		s.pending = rest
 		s.requests++
 		for _, o := range batch {

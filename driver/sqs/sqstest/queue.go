@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -230,6 +231,11 @@ func (s *Server) send(q *queue, e *entry) (map[string]string, error) {
 			return nil, refuse("InvalidParameterValue", "The message attribute '%s' must contain a non-empty value and a type.", name)
 		}
 	}
+	if s.refuse != nil {
+		if err := s.refuse(e.MessageBody); err != nil {
+			return nil, err
+		}
+	}
 	now := time.Now()
 	m := &message{id: s.newID(), body: e.MessageBody, attributes: e.MessageAttributes, group: e.MessageGroupId, duplicate: e.MessageDeduplicationId, sentAt: now}
 	known := false
@@ -309,7 +315,8 @@ func (s *Server) batch(in *input, do func(q *queue, e *entry) (map[string]string
 		e := &in.Entries[n]
 		done, err := do(q, e)
 		if err != nil {
-			refused := err.(*Error) //nolint:errorlint,forcetypeassert // do returns nothing else
+			refused := &Error{Code: "InternalFailure", Message: err.Error()}
+			_ = errors.As(err, &refused)
 			failed = append(failed, map[string]any{"Id": e.Id, "Code": refused.Code, "Message": refused.Message, "SenderFault": true})
 			continue
 		}

@@ -21,6 +21,7 @@ type Server struct {
 	queues map[string]*queue
 	calls  map[string]int
 	fail   func(action string) error
+	refuse func(body string) error
 	ids    int
 	closed chan struct{}
 }
@@ -60,6 +61,15 @@ func (s *Server) Fail(f func(action string) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fail = f
+}
+
+// RefuseMessages makes the server ask f before it stores a message: with an [Error]
+// of it that message is refused, and the others of its batch are not. A nil f ends
+// that.
+func (s *Server) RefuseMessages(f func(body string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = f
 }
 
 // Error is an answer that says why an action was refused.
