@@ -23,6 +23,8 @@ const (
 	linger = 5 * time.Millisecond
 	// maxRequests is how many batches of one queue are on their way at once.
 	maxRequests = 16
+	// manyRequests on their way hold back a batch that is incomplete.
+	manyRequests = 4
 	// requestTime bounds one request, its retries included.
 	requestTime = 30 * time.Second
 )
@@ -133,6 +135,7 @@ type sender struct {
 	busy     map[string]bool // groups that have a message on its way
 	requests int
 	armed    bool // a timer will send what is there
+	due      bool // it has fired: what is there has waited long enough
 	several  bool // the last batch had more than one message: more callers are about
 }
 
@@ -151,32 +154,33 @@ func (s *sender) add(messages []*outgoing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pending = append(s.pending, messages...)
-	s.pump(false)
+	s.pump()
 }
 
 // pump sends what may go. An incomplete batch waits for a moment, but for that of a
 // caller who is alone. The caller holds the lock.
-func (s *sender) pump(now bool) {
+func (s *sender) pump() {
 	for s.requests < maxRequests {
 		batch, rest := s.next()
 		if len(batch) == 0 {
 			return
 		}
-		if len(batch) < batchSize && (s.requests > 0 || s.several) && !now && !full(batch, s.to.limit) {
-			if !s.armed {
+		waits := (s.requests > 0 || s.several) && !s.due || s.requests >= manyRequests
+		if len(batch) < batchSize && waits && !full(batch, s.to.limit) {
+			if !s.armed && !s.due {
 				s.armed = true
 				s.driver.requests.Add(1)
 				time.AfterFunc(linger, func() {
 					defer s.driver.requests.Done()
 					s.mu.Lock()
 					defer s.mu.Unlock()
-					s.armed = false
-					s.pump(true)
+					s.armed, s.due = false, true
+					s.pump()
 				})
 			}
 			return
 		}
-		now, s.several = false, len(batch) > 1
+		s.due, s.several = false, len(batch) > 1
 		s.pending = rest
 		s.requests++
 		for _, o := range batch {
@@ -265,7 +269,7 @@ func (s *sender) send(batch []*outgoing) {
 			return reason != nil
 		})
 	}
-	s.pump(false)
+	s.pump()
 }
 
 // without returns what is pending but for what is taken out. The caller holds the
