@@ -467,10 +467,16 @@ func (b *Bus) shut(ctx context.Context) error {
 	b.closed.Store(true)
 	b.stopSettling()
 	b.stopStoring()
+	var errs []error
 	if err := b.driver.Close(ctx); err != nil {
-		return fmt.Errorf("tidings: driver %s: close: %w", b.driver.Name(), err)
+		errs = append(errs, fmt.Errorf("tidings: driver %s: close: %w", b.driver.Name(), err))
 	}
-	return nil
+	if closer, ok := b.options.Claims.(interface{ Close(context.Context) error }); ok {
+		if err := closer.Close(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("tidings: claims: close: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Ready blocks until every subscription takes part (it has its share of its
