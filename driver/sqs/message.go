@@ -123,7 +123,8 @@ type incoming struct {
 	eventType string // "" when it does not say
 }
 
-// notification is an SNS message that was not delivered raw,
+// notification is an SNS message that was not delivered raw, which the codec
+// reads; here only its type matters,
 // https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html
 type notification struct {
 	Type              string
@@ -133,7 +134,7 @@ type notification struct {
 }
 
 // parse reads a message, and looks for its type: in the attributes, in the
-// wrapper of SNS, in the body.
+// notification around it, in the body.
 func parse(m *types.Message) incoming {
 	in := incoming{body: []byte(aws.ToString(m.Body))}
 	for name, value := range m.MessageAttributes {
@@ -141,23 +142,25 @@ func parse(m *types.Message) incoming {
 			in.headers = append(in.headers, driver.Header{Name: name, Value: *value.StringValue})
 		}
 	}
-	if in.headers.Get(driver.HeaderEventType) == "" && bytes.Contains(in.body, []byte(`"TopicArn"`)) {
+	slices.SortFunc(in.headers, func(a, b driver.Header) int { return strings.Compare(a.Name, b.Name) })
+	if in.eventType = in.headers.Get(driver.HeaderEventType); in.eventType != "" {
+		return in
+	}
+	body := in.body
+	if bytes.Contains(body, []byte(`"TopicArn"`)) {
 		var n notification
-		if json.Unmarshal(in.body, &n) == nil && n.Type == "Notification" && n.TopicArn != "" {
-			in.body = []byte(n.Message)
-			for name, value := range n.MessageAttributes {
-				in.headers = append(in.headers, driver.Header{Name: name, Value: value.Value})
+		if json.Unmarshal(body, &n) == nil && n.Type == "Notification" && n.TopicArn != "" {
+			if in.eventType = n.MessageAttributes[driver.HeaderEventType].Value; in.eventType != "" {
+				return in
 			}
+			body = []byte(n.Message)
 		}
 	}
-	slices.SortFunc(in.headers, func(a, b driver.Header) int { return strings.Compare(a.Name, b.Name) })
-	if in.eventType = in.headers.Get(driver.HeaderEventType); in.eventType == "" {
-		var said struct {
-			EventType string `json:"eventType"`
-		}
-		if json.Unmarshal(in.body, &said) == nil {
-			in.eventType = said.EventType
-		}
+	var said struct {
+		EventType string `json:"eventType"`
+	}
+	if json.Unmarshal(body, &said) == nil {
+		in.eventType = said.EventType
 	}
 	return in
 }

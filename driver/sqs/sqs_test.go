@@ -498,7 +498,7 @@ func TestParse(t *testing.T) {
 		wantType string
 		wantBody string
 	}{
-		"wrapped by SNS": {types.Message{Body: aws.String(string(wrapped))}, "a.b.c", `{"n":1}`},
+		"wrapped by SNS": {types.Message{Body: aws.String(string(wrapped))}, "a.b.c", string(wrapped)},
 		"raw": {types.Message{Body: aws.String(`{"n":1}`), MessageAttributes: attributeValues(driver.Headers{{Name: "eventType", Value: "a.b.c"}})},
 			"a.b.c", `{"n":1}`},
 		"the type in the body": {types.Message{Body: aws.String(`{"eventType":"d.e.f"}`)}, "d.e.f", `{"eventType":"d.e.f"}`},
