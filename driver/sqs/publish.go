@@ -304,7 +304,7 @@ func (e *errEntry) Error() string { return e.code + ": " + e.message }
 // request returns why messages of the batch were refused, by their place in it.
 func (s *sender) request(ctx context.Context, batch []*outgoing) (failures map[int]error, err error) {
 	failures = make(map[int]error)
-	stored := 0
+	var stored int
 	refuse := func(id, code, message *string) {
 		if n, err := strconv.Atoi(aws.ToString(id)); err == nil {
 			failures[n] = &errEntry{aws.ToString(code), aws.ToString(message)}

@@ -554,4 +554,3 @@ func TestTwelveHours(t *testing.T) {
 		t.Errorf("given back for %v", got)
 	}
 }
-

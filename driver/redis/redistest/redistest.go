@@ -42,7 +42,7 @@ func prepare(t testing.TB, arguments ...string) *Server {
 		}
 		t.Skip("no redis-server: scripts/brokers up redis installs it")
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,7 +30,7 @@ func (c *consumer) adopt(ctx context.Context, leases []driver.Lease) error {
 		}
 		s := &shard{
 			stream: lease.Name, channel: c.channels[lease.Name], lease: lease,
-			source:  driver.Source{Name: lease.Name, Epoch: lease.Epoch},
+			source:  driver.Source(lease),
 			pending: groups[c.subscription.Name].pending > 0, byID: make(map[id]*place),
 		}
 		if !s.pending {

@@ -51,13 +51,12 @@ type message struct {
 	received   int
 	receipt    string // the newest
 	visibleAt  time.Time
-	gone       bool
 }
 
 func (m *message) inFlight(now time.Time) bool { return m.receipt != "" && m.visibleAt.After(now) }
 
 func (s *Server) find(in *input) (*queue, error) {
-	name := in.QueueUrl[strings.LastIndexByte(in.QueueUrl, '/')+1:]
+	name := in.QueueURL[strings.LastIndexByte(in.QueueURL, '/')+1:]
 	q := s.queues[name]
 	if q == nil {
 		return nil, refuse("QueueDoesNotExist", "The specified queue does not exist.")
@@ -197,7 +196,7 @@ func (s *Server) sendMessage(in *input) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := entry{MessageBody: in.MessageBody, MessageAttributes: in.MessageAttributes, MessageGroupId: in.MessageGroupId, MessageDeduplicationId: in.MessageDeduplicationId}
+	e := entry{MessageBody: in.MessageBody, MessageAttributes: in.MessageAttributes, MessageGroupID: in.MessageGroupID, MessageDeduplicationID: in.MessageDeduplicationID}
 	if size := e.size(); size > maxBytes {
 		return nil, refuse("InvalidParameterValue", "One or more parameters are invalid. Reason: Message must be shorter than %d bytes, it has %d.", maxBytes, size)
 	}
@@ -219,11 +218,11 @@ func (s *Server) send(q *queue, e *entry) (map[string]string, error) {
 		return nil, refuse("MissingParameter", "The request must contain the parameter MessageBody.")
 	case len(e.MessageAttributes) > maxAttributes:
 		return nil, refuse("InvalidParameterValue", "Number of message attributes [%d] exceeds the allowed maximum [%d].", len(e.MessageAttributes), maxAttributes)
-	case q.fifo && e.MessageGroupId == "":
+	case q.fifo && e.MessageGroupID == "":
 		return nil, refuse("MissingParameter", "The request must contain the parameter MessageGroupId.")
-	case q.fifo && e.MessageDeduplicationId == "" && q.attributes["ContentBasedDeduplication"] != "true":
+	case q.fifo && e.MessageDeduplicationID == "" && q.attributes["ContentBasedDeduplication"] != "true":
 		return nil, refuse("InvalidParameterValue", "The queue should either have ContentBasedDeduplication enabled or MessageDeduplicationId provided explicitly")
-	case len(e.MessageGroupId) > 128 || len(e.MessageDeduplicationId) > 128:
+	case len(e.MessageGroupID) > 128 || len(e.MessageDeduplicationID) > 128:
 		return nil, refuse("InvalidParameterValue", "MessageGroupId and MessageDeduplicationId can be up to 128 characters long.")
 	}
 	for name, a := range e.MessageAttributes {
@@ -237,7 +236,7 @@ func (s *Server) send(q *queue, e *entry) (map[string]string, error) {
 		}
 	}
 	now := time.Now()
-	m := &message{id: s.newID(), body: e.MessageBody, attributes: e.MessageAttributes, group: e.MessageGroupId, duplicate: e.MessageDeduplicationId, sentAt: now}
+	m := &message{id: s.newID(), body: e.MessageBody, attributes: e.MessageAttributes, group: e.MessageGroupID, duplicate: e.MessageDeduplicationID, sentAt: now}
 	known := false
 	if q.fifo {
 		if m.duplicate == "" {
@@ -297,7 +296,7 @@ func (s *Server) batch(in *input, do func(q *queue, e *entry) (map[string]string
 	ids := make(map[string]bool)
 	size := 0
 	for n := range in.Entries {
-		ids[in.Entries[n].Id] = true
+		ids[in.Entries[n].ID] = true
 		size += in.Entries[n].size()
 	}
 	switch {
@@ -317,13 +316,13 @@ func (s *Server) batch(in *input, do func(q *queue, e *entry) (map[string]string
 		if err != nil {
 			refused := &Error{Code: "InternalFailure", Message: err.Error()}
 			_ = errors.As(err, &refused)
-			failed = append(failed, map[string]any{"Id": e.Id, "Code": refused.Code, "Message": refused.Message, "SenderFault": true})
+			failed = append(failed, map[string]any{"Id": e.ID, "Code": refused.Code, "Message": refused.Message, "SenderFault": true})
 			continue
 		}
 		if done == nil {
 			done = make(map[string]string)
 		}
-		done["Id"] = e.Id
+		done["Id"] = e.ID
 		successful = append(successful, done)
 	}
 	return map[string]any{"Successful": successful, "Failed": failed}, nil

@@ -159,14 +159,16 @@ func (s *Server) act(r *http.Request, action string, body []byte) (any, error) {
 
 // input has every field that any action has.
 type input struct {
-	QueueName, QueueNamePrefix, QueueUrl string
-	Attributes                           map[string]string
-	AttributeNames                       []string
+	QueueName       string
+	QueueNamePrefix string
+	QueueURL        string `json:"QueueUrl"`
+	Attributes      map[string]string
+	AttributeNames  []string
 
 	MessageBody            string
 	MessageAttributes      map[string]attribute
-	MessageGroupId         string
-	MessageDeduplicationId string
+	MessageGroupID         string `json:"MessageGroupId"`
+	MessageDeduplicationID string `json:"MessageDeduplicationId"`
 
 	MaxNumberOfMessages int
 	WaitTimeSeconds     int
@@ -177,11 +179,11 @@ type input struct {
 }
 
 type entry struct {
-	Id                     string
+	ID                     string `json:"Id"`
 	MessageBody            string
 	MessageAttributes      map[string]attribute
-	MessageGroupId         string
-	MessageDeduplicationId string
+	MessageGroupID         string `json:"MessageGroupId"`
+	MessageDeduplicationID string `json:"MessageDeduplicationId"`
 	ReceiptHandle          string
 	VisibilityTimeout      *int
 }
