@@ -63,54 +63,64 @@ var counted = tidings.Define[countPayload]("counts.number.counted", 1, tidings.R
 
 func quiet() *tidings.Options { return &tidings.Options{Logger: slog.New(slog.DiscardHandler)} }
 
-// slowHandler handles the first of ten events of one aggregate for as long as
-// given, and looks whether each of the ten is handled once and in order.
-func slowHandler(t *testing.T, d *Driver, duration time.Duration) {
+// slowHandler gives ten events of one aggregate to two processes. The first of them
+// is handled for as long as given; each of the ten is to be handled once and, on a
+// FIFO queue, in order.
+func slowHandler(t *testing.T, duration time.Duration, open func() *Driver) {
 	t.Helper()
-	b := tidings.New(d, quiet())
 	var mu sync.Mutex
 	var handled []int
 	started := 0
-	err := b.Module("counts").Subscribe("slowly", &tidings.SubscribeOptions{Timeout: 2 * duration}, counted.On(func(ctx context.Context, e tidings.Event[countPayload]) error {
+	handle := func(ctx context.Context, e tidings.Event[countPayload]) error {
 		mu.Lock()
 		started++
 		mu.Unlock()
+		takes := 50 * time.Millisecond
 		if e.Payload().Number == 0 {
-			timer := time.NewTimer(duration)
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+			takes = duration
+		}
+		timer := time.NewTimer(takes)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		handled = append(handled, e.Payload().Number)
 		return nil
-	}))
-	if err != nil {
-		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	ended := make(chan error, 1)
-	go func() { ended <- b.Run(ctx) }()
 	var events []tidings.DomainEvent
 	for n := range 10 {
 		events = append(events, counted.New("one", countPayload{n}))
 	}
-	began := time.Now()
-	if err := b.Publish(t.Context(), events...); err != nil {
+	d := open()
+	publishing := tidings.New(d, quiet())
+	if err := publishing.Publish(t.Context(), events...); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(duration + 30*time.Second); time.Now().Before(deadline); {
-		mu.Lock()
-		count := len(handled)
-		mu.Unlock()
-		if count >= 10 {
-			break
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var running sync.WaitGroup
+	for range 2 {
+		b := tidings.New(open(), quiet())
+		if err := b.Module("counts").Subscribe("slowly", &tidings.SubscribeOptions{Timeout: 2 * duration}, counted.On(handle)); err != nil {
+			t.Fatal(err)
 		}
+		running.Go(func() {
+			if err := b.Run(ctx); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+	}
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(handled)
+	}
+	began := time.Now()
+	for deadline := began.Add(duration + 30*time.Second); count() < 10 && time.Now().Before(deadline); {
 		timer := time.NewTimer(20 * time.Millisecond)
 		<-timer.C
 	}
@@ -119,12 +129,10 @@ func slowHandler(t *testing.T, d *Driver, duration time.Duration) {
 	timer := time.NewTimer(d.options.VisibilityTimeout + time.Second)
 	<-timer.C
 	stop()
-	if err := <-ended; err != nil {
-		t.Errorf("Run: %v", err)
-	}
+	running.Wait()
 	mu.Lock()
 	defer mu.Unlock()
-	if fmt.Sprint(handled) != "[0 1 2 3 4 5 6 7 8 9]" || started != 10 {
+	if started != 10 || len(handled) != 10 || d.options.FIFO && fmt.Sprint(handled) != "[0 1 2 3 4 5 6 7 8 9]" {
 		t.Errorf("handled %v in %d calls", handled, started)
 	}
 	t.Logf("a handler of %v behind a visibility timeout of %v: ten events in %d calls and %v", duration, d.options.VisibilityTimeout, started, took.Round(time.Second))
@@ -132,15 +140,22 @@ func slowHandler(t *testing.T, d *Driver, duration time.Duration) {
 
 // What waits behind a slow handler stays with its process, too.
 func TestSlowHandlerIsHandledOnce(t *testing.T) {
-	t.Parallel()
-	slowHandler(t, newDriver(t, sqstest.Start(t).URL()), 5*time.Second)
+	for name, fifo := range map[string]bool{"FIFO": true, "standard": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := sqstest.Start(t)
+			slowHandler(t, 5*time.Second, func() *Driver { return newDriver(t, server.URL(), func(o *Options) { o.FIFO = fifo }) })
+		})
+	}
 }
 
 func TestRealSlowHandlerIsHandledOnce(t *testing.T) {
 	t.Parallel()
 	url := drivertest.Server(t, "TIDINGS_ELASTICMQ_URL")
 	namespace := newNamespace(t, url)
-	slowHandler(t, newDriver(t, url, func(o *Options) { o.Namespace, o.VisibilityTimeout = namespace, 10*time.Second }), 40*time.Second)
+	slowHandler(t, 40*time.Second, func() *Driver {
+		return newDriver(t, url, func(o *Options) { o.Namespace, o.VisibilityTimeout = namespace, 10*time.Second })
+	})
 }
 
 // Requests carry ten messages each where there are as many.
