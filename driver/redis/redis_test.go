@@ -82,8 +82,8 @@ func TestOutage(t *testing.T) {
 	d := newDriver(t, server.URL())
 	s := drivertest.NewSink()
 	drivertest.Start(t, d, subscription("a.b.c"), s)
-	server.Kill()
 	began := time.Now()
+	server.Kill()
 	drivertest.Eventually(t, "it is reported at once", func() bool { return len(s.Reports(driver.ReportOutage)) == 1 })
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("reported after %v", took)

@@ -24,7 +24,7 @@ const (
 	// maxRequests is how many batches of one queue are on their way at once.
 	maxRequests = 16
 	// manyRequests on their way hold back a batch that is incomplete.
-	manyRequests = 4
+	manyRequests = 2
 	// requestTime bounds one request, its retries included.
 	requestTime = 30 * time.Second
 )
