@@ -35,6 +35,10 @@ bench: ## Measure against the floor and the raw client, in one run
 mutants: ## Break the code on purpose and see that a test notices
 	go run ./scripts/mutants
 
+.PHONY: interop
+interop: ## Let Go and TypeScript talk over real Kafka, SQS and Redis, both ways
+	scripts/interop
+
 .PHONY: cut
 cut: ## Rehearse the cut into several Go modules
 	scripts/module-cut

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/claims"
 )
 
 // Bus connects the modules of one process with one broker. Make it with [New],
@@ -279,7 +280,7 @@ func (b *Bus) connect(ctx context.Context) error {
 			return fmt.Errorf("tidings: driver %s: %w", b.driver.Name(), err)
 		}
 	}
-	local := newLocalClaims(b.clock, b.options.LocalClaims)
+	local := claims.New(b.clock, b.options.LocalClaims)
 	var processLocal []string
 	for _, s := range b.subscriptions {
 		s.joined, s.failed = make(chan struct{}), make(chan struct{})
@@ -465,10 +466,16 @@ func (b *Bus) shut(ctx context.Context) error {
 	b.closed.Store(true)
 	b.stopSettling()
 	b.stopStoring()
+	var errs []error
 	if err := b.driver.Close(ctx); err != nil {
-		return fmt.Errorf("tidings: driver %s: close: %w", b.driver.Name(), err)
+		errs = append(errs, fmt.Errorf("tidings: driver %s: close: %w", b.driver.Name(), err))
 	}
-	return nil
+	if closer, ok := b.options.Claims.(interface{ Close(context.Context) error }); ok {
+		if err := closer.Close(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("tidings: claims: close: %w", err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Ready blocks until every subscription takes part (it has its share of its

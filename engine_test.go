@@ -113,10 +113,13 @@ func TestRetryThenDeadLetter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := memory.New(nil)
 		b := tidings.New(d, &tidings.Options{Logger: discard()})
+		var mu sync.Mutex // handlers of two lanes write
 		var attempts []time.Time
 		var handled []string
 		subscribe(t, b, "failing", &tidings.SubscribeOptions{MaxAttempts: 4, Backoff: tidings.Backoff{Initial: time.Second, Jitter: -1}}, numberChosen,
 			func(_ context.Context, e tidings.Event[numberPayload]) error {
+				mu.Lock()
+				defer mu.Unlock()
 				if e.AggregateID() == "bad" && e.Payload().Number == 1 {
 					attempts = append(attempts, time.Now())
 					return errors.New("no")
@@ -129,11 +132,16 @@ func TestRetryThenDeadLetter(t *testing.T) {
 			numberChosen.New("bad", numberPayload{1}), numberChosen.New("bad", numberPayload{2}), numberChosen.New("good", numberPayload{3})); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
+		mu.Lock()
 		if fmt.Sprint(handled) != "[good3]" {
 			t.Errorf("before the retries %v are handled, want good3 only", handled)
 		}
+		mu.Unlock()
 		pass(time.Minute)
 		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		var waits []time.Duration
 		for n := 1; n < len(attempts); n++ {
 			waits = append(waits, attempts[n].Sub(attempts[n-1]))

@@ -95,6 +95,9 @@ var layers = []layer{
 	{[]string{"examples/..."}, []string{"standard", "third-party", ".", "driver/...", "codec", "outbox", "inbox", "deadletter", "store/...", "telemetry/...", "contracts/...", "console/...", "setup/...", "tidingstest", "examples/..."}, nil,
 		"an example imports what its readers can import: no internal package of ours, no command"},
 
+	{[]string{"interop", "interop/..."}, []string{"standard", "interop/..."}, nil,
+		"tests alone: nothing of them is imported"},
+
 	{[]string{"internal/..."}, []string{"standard", "driver", "internal/...", "github.com/google/uuid"}, coreTests,
 		"small helpers without opinions, usable from every layer because they know none but driver"},
 	{[]string{"scripts/..."}, []string{"standard", "third-party"}, nil,

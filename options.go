@@ -21,7 +21,8 @@ type Options struct {
 
 	// Claims is where subscriptions keep what they have handled. Nil means
 	// process-local: bounded to LocalClaims keys per subscription, forgotten at
-	// restart, not shared between instances.
+	// restart, not shared between instances. A store with a method
+	// Close(context.Context) error is closed after the driver.
 	Claims driver.Claims
 
 	// Clock is where the time comes from. Nil means the system's.

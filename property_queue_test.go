@@ -22,7 +22,7 @@ type sharedQueue struct {
 }
 
 func (q sharedQueue) Subscribe(_ context.Context, _ driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
-	return &sharedConsumer{queueConsumer{q.queueDriver}, sink}, nil
+	return &sharedConsumer{queueConsumer(q), sink}, nil
 }
 
 type sharedConsumer struct {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -54,6 +55,12 @@ type Features struct {
 	// Sink.Report says ReportAssigned, with name and epoch, before the first
 	// delivery of it.
 	Sources bool
+	// Text: a body is text of the characters that XML 1.0 has; any other is
+	// refused at publish.
+	Text bool
+	// Deduplication is how long the broker itself drops what is published again
+	// with an id that it has stored, 0 when it does not.
+	Deduplication time.Duration
 	// RedeliveryCount: Delivery.Attempt is filled.
 	RedeliveryCount bool
 	// History: a new subscription can read what was published before it
@@ -115,6 +122,24 @@ type Subscription struct {
 	// source; 0 means the driver's default.
 	MaxEvents int
 	MaxBytes  int
+}
+
+// ChannelOf is the channel of an event type, for a broker that knows types and no
+// channels: the one of that name, or the one that has another name than every type
+// of the subscription.
+func (s *Subscription) ChannelOf(eventType string) string {
+	if len(s.Channels) == 1 {
+		return s.Channels[0]
+	}
+	if slices.Contains(s.Channels, eventType) {
+		return eventType
+	}
+	for _, channel := range s.Channels {
+		if !slices.Contains(s.Types, channel) {
+			return channel
+		}
+	}
+	return eventType
 }
 
 // StartMode says how a [StartAt] is meant.

@@ -21,10 +21,10 @@ const (
 )
 
 // Config is every variable that setup reads. Each field's tag names its
-// variable; all are optional but where said. It holds a password, which String,
+// variable; all are optional but where said. It holds passwords, which String,
 // %v, logs and JSON do not show.
 type Config struct {
-	// Driver is in-memory (the default) or kafka.
+	// Driver is in-memory (the default), kafka, redis, redis-streams or sqs.
 	Driver string `env:"EVENT_DRIVER"`
 	// Environment is production, staging, development or test. Without it the
 	// in-memory driver starts with a warning.
@@ -32,6 +32,12 @@ type Config struct {
 	// Namespace goes before the names of topics and groups, so that several
 	// installations share a broker.
 	Namespace string `env:"EVENT_NAMESPACE"`
+	// Claims is where subscriptions remember what they have handled: empty for
+	// each process by itself, or redis (at RedisURL) for all instances together.
+	Claims string `env:"EVENT_CLAIMS"`
+	// ClaimsKeep is how long a repeatable event is remembered there, a duration
+	// such as 168h, which is the default.
+	ClaimsKeep string `env:"EVENT_CLAIMS_KEEP"`
 
 	// KafkaBrokers are addresses "host:port", separated by commas, with no
 	// scheme and no user. Kafka needs it.
@@ -50,6 +56,33 @@ type Config struct {
 	// KafkaSASLUser and KafkaSASLPassword are for SASL.
 	KafkaSASLUser     string `env:"KAFKA_SASL_USER"`
 	KafkaSASLPassword string `env:"KAFKA_SASL_PASSWORD" json:"-"`
+
+	// RedisURL is redis://[user:password@]host:port[/number], or rediss:// with
+	// TLS. The drivers redis and redis-streams need it, and Claims. On a cluster
+	// further addresses are added as &addr=host:port.
+	RedisURL string `env:"REDIS_URL" json:"-"`
+
+	// AWSRegion is the region of the queues, for example eu-central-1. Without
+	// it the AWS configuration of the machine decides.
+	AWSRegion string `env:"AWS_REGION"`
+	// AWSEndpointURL is where SQS and SNS are, when not at AWS. On a loopback
+	// address region and credentials may be missing.
+	AWSEndpointURL string `env:"AWS_ENDPOINT_URL"`
+	// SQSFIFO is true (the default) for FIFO queues, which keep the order of each
+	// aggregate, or false for standard ones.
+	SQSFIFO string `env:"SQS_FIFO"`
+	// SQSTopics is true for an SNS topic per channel and a queue per
+	// subscription, or false (the default) for a queue per channel.
+	SQSTopics string `env:"SQS_TOPICS"`
+	// SQSQueueURLs sends event types to queues of your own: pairs
+	// "event.type=url", separated by commas; the type * stands for all others.
+	SQSQueueURLs string `env:"SQS_QUEUE_URLS"`
+	// SQSVisibilityTimeout is how long a message stays with a process that died,
+	// a duration in whole seconds such as 30s, which is the default.
+	SQSVisibilityTimeout string `env:"SQS_VISIBILITY_TIMEOUT"`
+	// SQSProvision is missing (the default) to make queues and topics that are
+	// missing, or never.
+	SQSProvision string `env:"SQS_PROVISION"`
 }
 
 // String names driver, environment and namespace, and no secret.
@@ -73,6 +106,8 @@ func Read(getenv func(string) string) Config {
 		Driver:              get("EVENT_DRIVER"),
 		Environment:         Environment(get("EVENT_ENV")),
 		Namespace:           get("EVENT_NAMESPACE"),
+		Claims:              get("EVENT_CLAIMS"),
+		ClaimsKeep:          get("EVENT_CLAIMS_KEEP"),
 		KafkaBrokers:        get("KAFKA_BROKERS"),
 		KafkaTLSCA:          get("KAFKA_TLS_CA"),
 		KafkaTLSCertificate: get("KAFKA_TLS_CERT"),
@@ -80,6 +115,15 @@ func Read(getenv func(string) string) Config {
 		KafkaSASLMechanism:  get("KAFKA_SASL_MECHANISM"),
 		KafkaSASLUser:       get("KAFKA_SASL_USER"),
 		KafkaSASLPassword:   getenv("KAFKA_SASL_PASSWORD"),
+
+		RedisURL:             get("REDIS_URL"),
+		AWSRegion:            get("AWS_REGION"),
+		AWSEndpointURL:       get("AWS_ENDPOINT_URL"),
+		SQSFIFO:              get("SQS_FIFO"),
+		SQSTopics:            get("SQS_TOPICS"),
+		SQSQueueURLs:         get("SQS_QUEUE_URLS"),
+		SQSVisibilityTimeout: get("SQS_VISIBILITY_TIMEOUT"),
+		SQSProvision:         get("SQS_PROVISION"),
 	}
 }
 

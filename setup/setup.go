@@ -17,16 +17,22 @@ import (
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/kafka"
 	"github.com/tidings-go/tidings/driver/memory"
+	"github.com/tidings-go/tidings/driver/redis"
+	"github.com/tidings-go/tidings/driver/redis/streams"
+	"github.com/tidings-go/tidings/driver/sqs"
 )
 
 // Options is what the environment does not say. Nil means the defaults.
 type Options struct {
 	// Bus configures the bus, as [tidings.New] takes it.
 	Bus tidings.Options
-	// Memory and Kafka change what a driver is made with, after the
-	// environment. They may be nil.
-	Memory func(*memory.Options)
-	Kafka  func(*kafka.Options)
+	// These change what a driver is made with, after the environment. They may be
+	// nil.
+	Memory       func(*memory.Options)
+	Kafka        func(*kafka.Options)
+	Redis        func(*redis.Options)
+	RedisStreams func(*streams.Options)
+	SQS          func(*sqs.Options)
 	// CheckTimeout bounds how long the broker may take to answer at start.
 	// Defaults to 10 seconds; negative means that it is not asked before Run.
 	CheckTimeout time.Duration
@@ -48,8 +54,11 @@ type entry struct {
 // Config.
 func drivers() map[string]entry {
 	return map[string]entry{
-		inMemory: {open: openMemory},
-		"kafka":  {open: openKafka, variable: "KAFKA_BROKERS", address: func(c Config) string { return c.KafkaBrokers }},
+		inMemory:        {open: openMemory},
+		"kafka":         {open: openKafka, variable: "KAFKA_BROKERS", address: func(c Config) string { return c.KafkaBrokers }},
+		"redis":         {open: openRedis, variable: "REDIS_URL", address: redisAddress},
+		"redis-streams": {open: openStreams, variable: "REDIS_URL", address: redisAddress},
+		"sqs":           {open: openSQS, variable: "AWS_ENDPOINT_URL", address: func(c Config) string { return c.AWSEndpointURL }},
 	}
 }
 
@@ -78,6 +87,9 @@ func New(ctx context.Context, config Config, options *Options) (*tidings.Bus, er
 		d = made
 		errs = append(errs, complaints...)
 	}
+	bus := options.Bus
+	claims, complaints := openClaims(config, &bus)
+	errs = append(errs, complaints...)
 	var err error
 	if len(errs) > 0 {
 		err = complaint(errs)
@@ -88,9 +100,12 @@ func New(ctx context.Context, config Config, options *Options) (*tidings.Bus, er
 		if d != nil {
 			err = errors.Join(err, d.Close(context.WithoutCancel(ctx)))
 		}
+		if claims != nil {
+			err = errors.Join(err, claims.Close(context.WithoutCancel(ctx)))
+		}
 		return nil, err
 	}
-	return tidings.New(d, &options.Bus), nil
+	return tidings.New(d, &bus), nil
 }
 
 func complaint(errs []error) error {
@@ -158,7 +173,7 @@ func openKafka(config Config, options *Options) (driver.Driver, []error) {
 	}
 	encryption, complaints := encryption(config)
 	o.TLS = encryption
-	complaints = append(complaints, credentials(config)...)
+	complaints = append(complaints, saslCredentials(config)...)
 	if options.Kafka != nil {
 		options.Kafka(&o)
 	}
@@ -196,8 +211,8 @@ func addresses(variable, list string) (found []string, errs []error) {
 	return found, errs
 }
 
-// credentials says which variables of SASL are missing.
-func credentials(config Config) (errs []error) {
+// saslCredentials says which variables of SASL are missing.
+func saslCredentials(config Config) (errs []error) {
 	given := []struct{ name, value string }{
 		{"KAFKA_SASL_MECHANISM", config.KafkaSASLMechanism}, {"KAFKA_SASL_USER", config.KafkaSASLUser}, {"KAFKA_SASL_PASSWORD", config.KafkaSASLPassword},
 	}

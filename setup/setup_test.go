@@ -14,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
+
 	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/driver/kafka"
+	"github.com/tidings-go/tidings/driver/sqs/sqstest"
 	"github.com/tidings-go/tidings/setup"
 )
 
@@ -33,7 +36,7 @@ func TestEachMistakeNamesItsVariable(t *testing.T) {
 		environment map[string]string
 		want        []string
 	}{
-		"unknown driver":      {map[string]string{"EVENT_DRIVER": "rabbit"}, []string{`EVENT_DRIVER is "rabbit": it is one of in-memory, kafka`}},
+		"unknown driver":      {map[string]string{"EVENT_DRIVER": "rabbit"}, []string{`EVENT_DRIVER is "rabbit": it is one of in-memory, kafka, redis, redis-streams, sqs`}},
 		"production by name":  {map[string]string{"EVENT_DRIVER": "in-memory", "EVENT_ENV": "production"}, []string{"EVENT_ENV is production and EVENT_DRIVER is in-memory", "kafka"}},
 		"production":          {map[string]string{"EVENT_ENV": "production"}, []string{"EVENT_ENV is production"}},
 		"unknown environment": {map[string]string{"EVENT_ENV": "prod"}, []string{`EVENT_ENV is "prod": it is production, staging, development or test`}},
@@ -41,11 +44,23 @@ func TestEachMistakeNamesItsVariable(t *testing.T) {
 			[]string{"EVENT_ENV", "KAFKA_BROKERS is not set", "KAFKA_SASL_USER is not set", "KAFKA_SASL_PASSWORD is not set", "KAFKA_TLS_CA is not set"}},
 		"all at once, the driver's too": {map[string]string{"EVENT_DRIVER": "kafka", "EVENT_ENV": "prod", "EVENT_NAMESPACE": "a b", "KAFKA_SASL_USER": "app"},
 			[]string{"EVENT_ENV", "KAFKA_BROKERS is not set", "KAFKA_SASL_USER is set and KAFKA_SASL_MECHANISM is not set", "KAFKA_SASL_PASSWORD is not set", `Namespace "a b"`}},
-		"a url":           {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1,kafka://app:secret@host:9092"}, []string{"KAFKA_BROKERS: address 2 has a scheme, a user or a path"}},
-		"no such file":    {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "KAFKA_TLS_CA": "/nowhere/ca.pem"}, []string{"KAFKA_TLS_CA: open /nowhere/ca.pem"}},
-		"not an address":  {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "nonsense"}, []string{"KAFKA_BROKERS", "nonsense"}},
-		"bad namespace":   {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "EVENT_NAMESPACE": "a b"}, []string{"EVENT_NAMESPACE", "a b"}},
-		"nobody is there": {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1"}, []string{"EVENT_DRIVER=kafka", "KAFKA_BROKERS=127.0.0.1:1", "cannot be reached"}},
+		"a url":              {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1,kafka://app:secret@host:9092"}, []string{"KAFKA_BROKERS: address 2 has a scheme, a user or a path"}},
+		"no such file":       {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "KAFKA_TLS_CA": "/nowhere/ca.pem"}, []string{"KAFKA_TLS_CA: open /nowhere/ca.pem"}},
+		"not an address":     {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "nonsense"}, []string{"KAFKA_BROKERS", "nonsense"}},
+		"bad namespace":      {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1", "EVENT_NAMESPACE": "a b"}, []string{"EVENT_NAMESPACE", "a b"}},
+		"no url for redis":   {map[string]string{"EVENT_DRIVER": "redis"}, []string{"EVENT_DRIVER is redis and REDIS_URL is not set"}},
+		"no url for streams": {map[string]string{"EVENT_DRIVER": "redis-streams"}, []string{"EVENT_DRIVER is redis-streams and REDIS_URL is not set"}},
+		"not a redis url":    {map[string]string{"EVENT_DRIVER": "redis-streams", "REDIS_URL": "http://app:secret@host"}, []string{"REDIS_URL is not redis://host:port"}},
+		"no redis there":     {map[string]string{"EVENT_DRIVER": "redis-streams", "REDIS_URL": "redis://app:secret@127.0.0.1:1"}, []string{"EVENT_DRIVER=redis-streams", "REDIS_URL=redis://127.0.0.1:1"}},
+		"no pub/sub there":   {map[string]string{"EVENT_DRIVER": "redis", "REDIS_URL": "redis://app:secret@127.0.0.1:1"}, []string{"EVENT_DRIVER=redis,", "REDIS_URL=redis://127.0.0.1:1"}},
+		"odd claims":         {map[string]string{"EVENT_CLAIMS": "memcached", "EVENT_CLAIMS_KEEP": "long"}, []string{`EVENT_CLAIMS is "memcached"`, `EVENT_CLAIMS_KEEP is "long"`}},
+		"claims without url": {map[string]string{"EVENT_CLAIMS": "redis"}, []string{"EVENT_CLAIMS is redis and REDIS_URL is not set"}},
+		"sqs": {map[string]string{"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "SQS_FIFO": "maybe", "SQS_TOPICS": "x", "SQS_VISIBILITY_TIMEOUT": "soon", "SQS_PROVISION": "always", "SQS_QUEUE_URLS": "a.b.c"},
+			[]string{`SQS_FIFO is "maybe"`, `SQS_TOPICS is "x"`, `SQS_VISIBILITY_TIMEOUT is "soon"`, `SQS_PROVISION is "always"`, `SQS_QUEUE_URLS: "a.b.c"`}},
+		"sqs, half a second": {map[string]string{"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "SQS_VISIBILITY_TIMEOUT": "500ms"}, []string{"EVENT_DRIVER=sqs", "VisibilityTimeout is 500ms"}},
+		"no endpoint":        {map[string]string{"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": "nowhere"}, []string{"AWS_ENDPOINT_URL is not"}},
+		"no sqs there":       {map[string]string{"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, []string{"EVENT_DRIVER=sqs", "AWS_ENDPOINT_URL=http://127.0.0.1:1"}},
+		"nobody is there":    {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1"}, []string{"EVENT_DRIVER=kafka", "KAFKA_BROKERS=127.0.0.1:1", "cannot be reached"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := build(t, test.environment, &setup.Options{CheckTimeout: 2 * time.Second})
@@ -189,5 +204,27 @@ func ExampleRead() {
 	environment := map[string]string{"EVENT_DRIVER": "carrier-pigeon"} // FromEnv reads the process's
 	_, err := setup.New(context.Background(), setup.Read(func(name string) string { return environment[name] }), nil)
 	fmt.Println(err)
-	// Output: setup: EVENT_DRIVER is "carrier-pigeon": it is one of in-memory, kafka
+	// Output: setup: EVENT_DRIVER is "carrier-pigeon": it is one of in-memory, kafka, redis, redis-streams, sqs
+}
+
+// Each driver is made by its variables alone, and asks its broker.
+func TestEachDriver(t *testing.T) {
+	server := miniredis.RunT(t)
+	queues := sqstest.Start(t)
+	for name, environment := range map[string]map[string]string{
+		"redis":                      {"EVENT_DRIVER": "redis", "REDIS_URL": "redis://" + server.Addr()},
+		"redis with claims":          {"EVENT_DRIVER": "redis", "REDIS_URL": "redis://" + server.Addr(), "EVENT_CLAIMS": "redis"},
+		"redis-streams":              {"EVENT_DRIVER": "redis-streams", "REDIS_URL": "redis://" + server.Addr(), "EVENT_NAMESPACE": "shop"},
+		"redis-streams, with claims": {"EVENT_DRIVER": "redis-streams", "REDIS_URL": "redis://" + server.Addr(), "EVENT_CLAIMS": "redis", "EVENT_CLAIMS_KEEP": "1h"},
+		"sqs":                        {"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": queues.URL()},
+		"sqs, all said": {"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": queues.URL(), "AWS_REGION": "eu-central-1", "SQS_FIFO": "false", "SQS_VISIBILITY_TIMEOUT": "10s",
+			"SQS_QUEUE_URLS": "a.b.c=" + queues.URL() + "/0/mine,*=" + queues.URL() + "/0/others", "EVENT_NAMESPACE": "shop", "SQS_PROVISION": "never"},
+		"sqs with topics": {"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": queues.URL(), "SQS_TOPICS": "true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := build(t, environment, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

@@ -221,8 +221,12 @@ func onceAndRepeatable(s *scene) {
 	p.publish(first, second, repeated, again)
 	p.publish(first, repeated)
 	p.publish(userRegistered.New("b", stepPayload{}), stepTaken.New("b", stepPayload{}))
-	s.eventually("five events are handled and three deduplicated", func() bool {
-		return p.seen.count(tidings.Handled) >= 5 && p.seen.count(tidings.Deduplicated) >= 3
+	suppressed := 3
+	if s.features.Deduplication > 0 {
+		suppressed = 1 // the broker has dropped the two that were published again
+	}
+	s.eventually("five events are handled and the others deduplicated", func() bool {
+		return p.seen.count(tidings.Handled) >= 5 && p.seen.count(tidings.Deduplicated) >= suppressed
 	}, func() string {
 		return fmt.Sprintf("%d handled, %d deduplicated", p.seen.count(tidings.Handled), p.seen.count(tidings.Deduplicated))
 	})

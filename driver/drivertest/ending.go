@@ -164,9 +164,6 @@ func crashBeforeSettling(s *scene) {
 	const lanes, each = 5, 4
 	l := newLedger()
 	publisher := s.start(settings{}, nil)
-	for n := range lanes {
-		publisher.publish(l.steps(fmt.Sprint("lane-", n), each)...)
-	}
 	var handled atomic.Int64
 	var dying *process
 	dying = s.declare(settings{crashable: true}, func(b *tidings.Bus) {
@@ -178,6 +175,9 @@ func crashBeforeSettling(s *scene) {
 	})
 	dying.run()
 	dying.ready()
+	for n := range lanes {
+		publisher.publish(l.steps(fmt.Sprint("lane-", n), each)...)
+	}
 	s.eventually("events are handled", func() bool { return handled.Load() > 0 }, nil)
 	dying.crash()
 	next := s.start(settings{}, func(b *tidings.Bus) {

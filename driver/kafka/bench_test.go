@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // benchBrokers is the real broker where there is one, else one in the process.
@@ -180,7 +181,7 @@ func BenchmarkBacklog(b *testing.B) {
 
 // counter settles everything in batches, as an engine with free handlers.
 type counter struct {
-	sink
+	drivertest.Sink
 	want   int
 	done   chan struct{}
 	settle chan []driver.Settlement
@@ -189,7 +190,7 @@ type counter struct {
 func (c *counter) Joined() {}
 
 func (c *counter) Deliver(_ context.Context, deliveries []driver.Delivery) {
-	c.settle <- finished(deliveries...)
+	c.settle <- drivertest.Finished(deliveries...)
 }
 
 func (c *counter) settleAll(consumer driver.Consumer) error {

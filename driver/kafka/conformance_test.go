@@ -2,13 +2,9 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"os"
-	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -42,7 +38,7 @@ func conformance(addresses []string) drivertest.Harness {
 	return drivertest.Harness{Patience: shorter, NewBroker: func(t testing.TB) drivertest.Broker {
 		prefix := fmt.Sprintf("conformance-%d-%d", time.Now().UnixNano(), namespaces.Add(1))
 		t.Cleanup(func() { removeNamespace(t, addresses, prefix) })
-		line := &line{}
+		line := &drivertest.Line{}
 		return drivertest.Broker{
 			Open: func(t testing.TB) driver.Driver {
 				d, err := New(Options{
@@ -51,7 +47,7 @@ func conformance(addresses []string) drivertest.Harness {
 					ClientOptions: []kgo.Opt{
 						// Members hear of a change of the group with a heartbeat.
 						kgo.HeartbeatInterval(100 * time.Millisecond),
-						kgo.Dialer(line.dial),
+						kgo.Dialer(line.Dial),
 					},
 				})
 				if err != nil {
@@ -61,45 +57,9 @@ func conformance(addresses []string) drivertest.Harness {
 			},
 			PutRaw:      func(t testing.TB, m driver.Message) { putRaw(t, addresses, prefix, m) },
 			DeadLetters: func(t testing.TB) []driver.DeadLetter { return deadLetters(t, addresses, prefix) },
-			Interrupt:   line.interrupt,
+			Interrupt:   line.Interrupt,
 		}
 	}}
-}
-
-// line is the connection of the drivers of one case to their broker, which can
-// be cut.
-type line struct {
-	mu   sync.Mutex
-	down bool
-	open []net.Conn
-}
-
-func (l *line) dial(ctx context.Context, network, host string) (net.Conn, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.down {
-		return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("the line is cut")}
-	}
-	c, err := (&net.Dialer{}).DialContext(ctx, network, host)
-	if err == nil {
-		l.open = append(l.open, c)
-	}
-	return c, err
-}
-
-func (l *line) interrupt(testing.TB) (restore func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down = true
-	for _, c := range l.open {
-		c.Close()
-	}
-	l.open = nil
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.down = false
-	}
 }
 
 // putRaw writes a record with a plain client, to a topic that exists.
@@ -159,36 +119,15 @@ func deadLetters(t testing.TB, addresses []string, prefix string) []driver.DeadL
 }
 
 func deadLetter(t testing.TB, r *kgo.Record) driver.DeadLetter {
-	letter := driver.DeadLetter{AggregateID: string(r.Key), Body: r.Value}
+	var headers driver.Headers
 	for _, h := range r.Headers {
-		value := string(h.Value)
-		var err error
-		switch h.Key {
-		case HeaderDeadReason:
-			letter.Reason = value
-		case HeaderDeadError:
-			letter.Err = value
-		case HeaderDeadStack:
-			letter.Stack = value
-		case HeaderDeadAttempts:
-			letter.Attempts, err = strconv.Atoi(value)
-		case HeaderDeadSubscription:
-			letter.Subscription = value
-		case HeaderDeadPosition:
-			letter.Position = value
-		case HeaderDeadChannel:
-			letter.Channel = value
-		case HeaderDeadEventID:
-			letter.ID = value
-		case HeaderDeadTime:
-			letter.FailedAt, err = time.Parse(time.RFC3339, value)
-		default:
-			letter.Headers = append(letter.Headers, driver.Header{Name: h.Key, Value: value})
-		}
-		if err != nil {
-			t.Errorf("header %s: %v", h.Key, err)
-		}
+		headers = append(headers, driver.Header{Name: h.Key, Value: string(h.Value)})
 	}
+	letter, err := driver.ParseDeadLetter(headers, r.Value)
+	if err != nil {
+		t.Error(err)
+	}
+	letter.AggregateID = string(r.Key)
 	return letter
 }
 

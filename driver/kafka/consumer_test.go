@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // committedOffset is what the group has stored for a partition, -1 for nothing.
@@ -36,7 +37,7 @@ func TestStartUnsetIsRefused(t *testing.T) {
 	d := newDriver(t, cluster.ListenAddrs())
 	s := subscription("x.y", "a.b.c")
 	s.StartAt = driver.StartAt{}
-	_, err := d.Subscribe(t.Context(), s, newSink())
+	_, err := d.Subscribe(t.Context(), s, drivertest.NewSink())
 	if err == nil {
 		t.Fatal("accepted")
 	}
@@ -46,8 +47,8 @@ func TestStartUnsetIsRefused(t *testing.T) {
 		}
 	}
 	// One that has a position needs nothing.
-	start(t, d, subscription("x.y", "a.b.c"), newSink()).close(t)
-	start(t, d, s, newSink())
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), drivertest.NewSink()).End(t)
+	drivertest.Start(t, d, s, drivertest.NewSink())
 }
 
 func TestStartNowIsPinned(t *testing.T) {
@@ -56,17 +57,17 @@ func TestStartNowIsPinned(t *testing.T) {
 	publish(t, d, message("a.b.c", "k", "before"))
 	now := subscription("x.y", "a.b.c")
 	now.StartAt.Mode = driver.StartNow
-	s := newSink()
-	r := start(t, d, now, s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, now, s)
 	publish(t, d, message("a.b.c", "k", "after"))
-	eventually(t, "a delivery", func() bool { return s.count() > 0 })
-	r.close(t) // nothing was settled
+	drivertest.Eventually(t, "a delivery", func() bool { return s.Count() > 0 })
+	r.End(t) // nothing was settled
 	publish(t, d, message("a.b.c", "k", "while away"))
 
-	s = newSink()
-	start(t, d, now, s)
-	eventually(t, "both", func() bool { return s.count() == 2 })
-	if got := s.bodies(); got != "after while away" {
+	s = drivertest.NewSink()
+	drivertest.Start(t, d, now, s)
+	drivertest.Eventually(t, "both", func() bool { return s.Count() == 2 })
+	if got := s.Bodies(); got != "after while away" {
 		t.Fatalf("got %s", got)
 	}
 }
@@ -82,13 +83,13 @@ func TestStartNowOfSeveral(t *testing.T) {
 	var all sync.WaitGroup
 	var mu sync.Mutex
 	want := make(map[string]bool)
-	var sinks []*sink
+	var sinks []*drivertest.Sink
 	for n := range 6 {
 		other := newDriver(t, cluster.ListenAddrs())
-		s := newSink()
+		s := drivertest.NewSink()
 		sinks = append(sinks, s)
 		all.Go(func() {
-			start(t, other, now, s)
+			drivertest.Start(t, other, now, s)
 			body := fmt.Sprint("after ", n)
 			mu.Lock()
 			want[body] = true
@@ -97,10 +98,10 @@ func TestStartNowOfSeveral(t *testing.T) {
 		})
 	}
 	all.Wait()
-	eventually(t, "all six", func() bool {
+	drivertest.Eventually(t, "all six", func() bool {
 		got := make(map[string]bool)
 		for _, s := range sinks {
-			for _, d := range s.got() {
+			for _, d := range s.Got() {
 				got[string(d.Body)] = true
 			}
 		}
@@ -112,7 +113,7 @@ func TestStartNowOfSeveral(t *testing.T) {
 		return true
 	})
 	for _, s := range sinks {
-		for _, d := range s.got() {
+		for _, d := range s.Got() {
 			if d.Key == "old" {
 				t.Fatalf("%s was published before", d.Body)
 			}
@@ -139,11 +140,11 @@ func TestStartAtTime(t *testing.T) {
 			}
 		}
 	}
-	s, from := newSink(), subscription("x.y", "d.e.f")
+	s, from := drivertest.NewSink(), subscription("x.y", "d.e.f")
 	from.StartAt = driver.StartAt{Mode: driver.StartTime, Time: time.Date(2026, 1, 15, 0, 0, 0, 0, time.UTC)}
-	start(t, d, from, s)
-	eventually(t, "two", func() bool { return s.count() == 2 })
-	if got := s.bodies(); got != "1 2" {
+	drivertest.Start(t, d, from, s)
+	drivertest.Eventually(t, "two", func() bool { return s.Count() == 2 })
+	if got := s.Bodies(); got != "1 2" {
 		t.Fatalf("got %s", got)
 	}
 }
@@ -154,18 +155,18 @@ func TestAddedPartitionIsReadFromItsBeginning(t *testing.T) {
 	publish(t, d, message("a.b.c", "k", "before"))
 	now := subscription("x.y", "a.b.c")
 	now.StartAt.Mode = driver.StartNow
-	start(t, d, now, newSink()).close(t)
+	drivertest.Start(t, d, now, drivertest.NewSink()).End(t)
 	c := client(t, cluster.ListenAddrs(), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.MetadataMinAge(10*time.Millisecond))
 	if _, err := kadm.NewClient(c).CreatePartitions(t.Context(), 1, "events.a-b-c"); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a record in the new partition", func() bool {
+	drivertest.Eventually(t, "a record in the new partition", func() bool {
 		return c.ProduceSync(t.Context(), &kgo.Record{Topic: "events.a-b-c", Partition: 1, Value: []byte("added")}).FirstErr() == nil
 	})
-	s := newSink()
-	start(t, d, now, s)
-	eventually(t, "the record", func() bool { return s.count() > 0 })
-	if got := s.bodies(); got != "added" {
+	s := drivertest.NewSink()
+	drivertest.Start(t, d, now, s)
+	drivertest.Eventually(t, "the record", func() bool { return s.Count() > 0 })
+	if got := s.Bodies(); got != "added" {
 		t.Fatalf("got %s", got)
 	}
 }
@@ -186,34 +187,34 @@ func TestWindowPausesAndResumes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			sub := subscription("x."+name, "a.b.c")
 			change(&sub)
-			s := newSink()
-			r := start(t, d, sub, s)
-			eventually(t, "a full window", func() bool { return s.reported(driver.ReportPaused) == 1 })
-			full := s.count()
+			s := drivertest.NewSink()
+			r := drivertest.Start(t, d, sub, s)
+			drivertest.Eventually(t, "a full window", func() bool { return len(s.Reports(driver.ReportPaused)) == 1 })
+			full := s.Count()
 			if full < 5 || full > 15 {
 				t.Fatalf("%d deliveries", full)
 			}
-			r.finish(t, s.got()[1:]...)
-			if name == "events" && s.count() != full {
-				t.Fatalf("%d deliveries while the first is unfinished", s.count())
+			r.Finish(t, s.Got()[1:]...)
+			if name == "events" && s.Count() != full {
+				t.Fatalf("%d deliveries while the first is unfinished", s.Count())
 			}
 			done := full
-			r.finish(t, s.got()[0])
+			r.Finish(t, s.Got()[0])
 			for done < 200 {
-				eventually(t, "more deliveries", func() bool { return s.count() > done })
-				all := s.got()
+				drivertest.Eventually(t, "more deliveries", func() bool { return s.Count() > done })
+				all := s.Got()
 				if len(all) > done+15 {
 					t.Fatalf("%d unfinished", len(all)-done)
 				}
-				r.finish(t, all[done:]...)
+				r.Finish(t, all[done:]...)
 				done = len(all)
 			}
-			for n, got := range s.got() {
+			for n, got := range s.Got() {
 				if string(got.Body) == "" || got.Ref.Position() != fmt.Sprintf("events.a-b-c/0/%d", n) {
 					t.Fatalf("delivery %d is %s", n, got.Ref.Position())
 				}
 			}
-			if s.reported(driver.ReportResumed) == 0 {
+			if len(s.Reports(driver.ReportResumed)) == 0 {
 				t.Error("resuming was not reported")
 			}
 			if got := committedOffset(t, d, "x."+name, "events.a-b-c", 0); got != 200 {
@@ -239,15 +240,15 @@ func TestGapsDoNotHoldTheCommit(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
-	eventually(t, "five", func() bool { return s.count() == 5 })
-	if got := s.bodies(); got != "0 t0 u0 t2 u2" {
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
+	drivertest.Eventually(t, "five", func() bool { return s.Count() == 5 })
+	if got := s.Bodies(); got != "0 t0 u0 t2 u2" {
 		t.Fatalf("got %s", got)
 	}
-	r.finish(t, s.got()...)
+	r.Finish(t, s.Got()...)
 	end := cluster.PartitionInfo("events.a-b-c", 0).HighWatermark
-	eventually(t, "a commit up to the end of the log, markers included", func() bool {
+	drivertest.Eventually(t, "a commit up to the end of the log, markers included", func() bool {
 		return committedOffset(t, d, "x.y", "events.a-b-c", 0) == end
 	})
 }
@@ -255,11 +256,11 @@ func TestGapsDoNotHoldTheCommit(t *testing.T) {
 func TestReleasedComesAgain(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs(), single)
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 	publish(t, d, numbered("a.b.c", "k", 0, 3)...)
-	eventually(t, "three", func() bool { return s.count() == 3 })
-	all := s.got()
+	drivertest.Eventually(t, "three", func() bool { return s.Count() == 3 })
+	all := s.Got()
 	released := []driver.Settlement{{Ref: all[1].Ref, Source: all[1].Source, Outcome: driver.Released, After: 50 * time.Millisecond}}
 	began := time.Now()
 	for range 2 { // the same settlement twice counts once
@@ -267,18 +268,18 @@ func TestReleasedComesAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r.finish(t, all[0], all[2])
-	eventually(t, "it again", func() bool { return s.count() == 4 })
+	r.Finish(t, all[0], all[2])
+	drivertest.Eventually(t, "it again", func() bool { return s.Count() == 4 })
 	if took := time.Since(began); took < 50*time.Millisecond {
 		t.Errorf("after %v", took)
 	}
-	if got := s.bodies(); got != "0 1 2 1" {
+	if got := s.Bodies(); got != "0 1 2 1" {
 		t.Fatalf("got %s", got)
 	}
 	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 1 {
 		t.Fatalf("committed %d", got)
 	}
-	r.finish(t, s.got()[3])
+	r.Finish(t, s.Got()[3])
 	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 3 {
 		t.Fatalf("committed %d", got)
 	}
@@ -287,10 +288,10 @@ func TestReleasedComesAgain(t *testing.T) {
 func TestSettleReturnsTheFailureOfACommit(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs(), single)
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 	publish(t, d, numbered("a.b.c", "k", 0, 3)...)
-	eventually(t, "three", func() bool { return s.count() == 3 })
+	drivertest.Eventually(t, "three", func() bool { return s.Count() == 3 })
 	cluster.ControlKey(int16(kmsg.OffsetCommit), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		asked := request.(*kmsg.OffsetCommitRequest)
 		answer := asked.ResponseKind().(*kmsg.OffsetCommitResponse)
@@ -304,12 +305,12 @@ func TestSettleReturnsTheFailureOfACommit(t *testing.T) {
 		}
 		return answer, nil, true
 	})
-	err := r.Settle(t.Context(), finished(s.got()...))
+	err := r.Settle(t.Context(), drivertest.Finished(s.Got()...))
 	if !errors.Is(err, kerr.OffsetMetadataTooLarge) || !strings.Contains(err.Error(), "events.a-b-c/0") {
 		t.Fatalf("Settle: %v", err)
 	}
 	for range 2 {
-		r.finish(t, s.got()...)
+		r.Finish(t, s.Got()...)
 	}
 	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 3 {
 		t.Fatalf("committed %d", got)
@@ -319,16 +320,12 @@ func TestSettleReturnsTheFailureOfACommit(t *testing.T) {
 func TestSettleAfterRunAndCloseCommitsNothing(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs(), single)
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 	publish(t, d, numbered("a.b.c", "k", 0, 3)...)
-	eventually(t, "three", func() bool { return s.count() == 3 })
-	r.cancel()
-	if err := <-r.err; err != nil {
-		t.Fatal(err)
-	}
-	r.err <- nil
-	r.finish(t, s.got()[0])
+	drivertest.Eventually(t, "three", func() bool { return s.Count() == 3 })
+	r.StopRun(t)
+	r.Finish(t, s.Got()[0])
 	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 1 {
 		t.Fatalf("committed %d", got)
 	}
@@ -339,9 +336,9 @@ func TestSettleAfterRunAndCloseCommitsNothing(t *testing.T) {
 		return nil, nil, false
 	})
 	publish(t, d, message("a.b.c", "k", "late"))
-	r.close(t)
-	if commits.Load() != 0 || s.count() != 3 || len(s.revoked) != 0 {
-		t.Fatalf("after Run: %d commits, %d deliveries, revoked %v", commits.Load(), s.count(), s.revoked)
+	r.End(t)
+	if commits.Load() != 0 || s.Count() != 3 || len(s.Revoked()) != 0 {
+		t.Fatalf("after Run: %d commits, %d deliveries, revoked %v", commits.Load(), s.Count(), s.Revoked())
 	}
 	if info := cluster.GroupInfo("x.y"); info != nil && len(info.Members) != 0 {
 		t.Fatalf("members are left: %+v", info.Members)
@@ -354,16 +351,16 @@ func TestSettleAfterRunAndCloseCommitsNothing(t *testing.T) {
 func TestOffsetOutOfRangeStops(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs(), single)
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 	publish(t, d, numbered("a.b.c", "k", 0, 10)...)
-	eventually(t, "ten", func() bool { return s.count() == 10 })
-	r.finish(t, s.got()[:3]...)
-	r.close(t)
+	drivertest.Eventually(t, "ten", func() bool { return s.Count() == 10 })
+	r.Finish(t, s.Got()[:3]...)
+	r.End(t)
 	if err := cluster.DeleteRecords("events.a-b-c", 0, 7); err != nil {
 		t.Fatal(err)
 	}
-	s = newSink()
+	s = drivertest.NewSink()
 	c, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), s)
 	if err != nil {
 		t.Fatal(err)
@@ -379,8 +376,8 @@ func TestOffsetOutOfRangeStops(t *testing.T) {
 			t.Errorf("no %q in %v", part, err)
 		}
 	}
-	if s.count() != 0 {
-		t.Errorf("delivered %s", s.bodies())
+	if s.Count() != 0 {
+		t.Errorf("delivered %s", s.Bodies())
 	}
 	if err := c.Close(t.Context()); err != nil {
 		t.Error(err)
@@ -393,7 +390,7 @@ func TestOffsetOutOfRangeStops(t *testing.T) {
 func TestSubscribeMissingTopics(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) { o.Provision = ProvisionNever })
-	_, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c", "d.e.f"), newSink())
+	_, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c", "d.e.f"), drivertest.NewSink())
 	if err == nil {
 		t.Fatal("accepted")
 	}
@@ -408,7 +405,7 @@ func TestSubscribeMissingTopics(t *testing.T) {
 		"too long":       subscription(strings.Repeat("x", 240), "a.b.c"),
 		"the same topic": subscription("x.y", "a.b-c", "a.b.c"),
 	} {
-		if _, err := d.Subscribe(t.Context(), s, newSink()); err == nil || !strings.HasPrefix(err.Error(), "kafka: ") {
+		if _, err := d.Subscribe(t.Context(), s, drivertest.NewSink()); err == nil || !strings.HasPrefix(err.Error(), "kafka: ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -417,14 +414,14 @@ func TestSubscribeMissingTopics(t *testing.T) {
 func TestSubscribeTwice(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs(), single)
-	r := start(t, d, subscription("x.y", "a.b.c"), newSink())
-	if _, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), newSink()); err == nil || !strings.Contains(err.Error(), "exists already") {
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), drivertest.NewSink())
+	if _, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), drivertest.NewSink()); err == nil || !strings.Contains(err.Error(), "exists already") {
 		t.Errorf("twice: %v", err)
 	}
 	if err := r.Run(t.Context()); !errors.Is(err, errRunOnce) {
 		t.Errorf("Run twice: %v", err)
 	}
-	never, err := d.Subscribe(t.Context(), subscription("x.z", "a.b.c"), newSink())
+	never, err := d.Subscribe(t.Context(), subscription("x.z", "a.b.c"), drivertest.NewSink())
 	if err != nil {
 		t.Fatal(err)
 	}

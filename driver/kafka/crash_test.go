@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // The tests of this file run consumers in processes of their own, and kill
@@ -234,8 +235,8 @@ func TestRealKillRedeliversOnlyUnfinished(t *testing.T) {
 		publish(batch...)
 	}
 	first := startConsumer(t, addresses, prefix, true)
-	eventually(t, "10 000 events are finished and committed", func() bool { return first.settledCount() == finished })
-	eventually(t, "the stuck ones are tried", func() bool { return len(first.said("retried")) > stuck })
+	drivertest.Eventually(t, "10 000 events are finished and committed", func() bool { return first.settledCount() == finished })
+	drivertest.Eventually(t, "the stuck ones are tried", func() bool { return len(first.said("retried")) > stuck })
 	first.kill()
 	if n := len(first.said("dead-lettered")); n > 0 {
 		t.Errorf("%d dead letters", n)
@@ -245,7 +246,7 @@ func TestRealKillRedeliversOnlyUnfinished(t *testing.T) {
 	second := startConsumer(t, addresses, prefix, false)
 	last := recordKept.New("flowing-0", recordPayload{-1})
 	publish(last)
-	eventually(t, "the next process handles what was left, and one event more", func() bool { return len(second.said("handled")) >= len(unfinished)+1 })
+	drivertest.Eventually(t, "the next process handles what was left, and one event more", func() bool { return len(second.said("handled")) >= len(unfinished)+1 })
 	took := time.Since(killed)
 	second.stop()
 	given := second.said("received")
@@ -279,7 +280,7 @@ func TestRealKillLosesNothing(t *testing.T) {
 		publish(batch...)
 	}
 	first := startConsumer(t, addresses, prefix, false)
-	eventually(t, "some events are committed", func() bool { return first.settledCount() > 0 })
+	drivertest.Eventually(t, "some events are committed", func() bool { return first.settledCount() > 0 })
 	first.kill()
 	committed := first.settledCount()
 	handled := make(map[string]int)
@@ -299,7 +300,7 @@ func TestRealKillLosesNothing(t *testing.T) {
 		}
 		return total - len(seen)
 	}
-	eventually(t, "the rest is handled", func() bool { return missing() == 0 })
+	drivertest.Eventually(t, "the rest is handled", func() bool { return missing() == 0 })
 	second.stop()
 	twice := 0
 	for _, id := range second.said("handled") {
@@ -329,7 +330,7 @@ func TestRealPoisonBetweenGoodRecords(t *testing.T) {
 	}
 	publish(recordKept.New("a", recordPayload{2}))
 	p := startConsumer(t, addresses, prefix, false)
-	eventually(t, "both good ones are handled and all three are settled", func() bool { return len(p.said("handled")) == 2 && p.settledCount() == 3 })
+	drivertest.Eventually(t, "both good ones are handled and all three are settled", func() bool { return len(p.said("handled")) == 2 && p.settledCount() == 3 })
 	p.stop()
 	letters := deadLetters(t, addresses, prefix)
 	if len(letters) != 1 || string(letters[0].Body) != string(poison.Value) || letters[0].Reason != "undecodable" {

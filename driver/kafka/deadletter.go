@@ -4,27 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings/driver"
-)
-
-// Headers that a dead letter has beside those of its event.
-const (
-	HeaderDeadReason       = "deadLetterReason" // exhausted, permanent, undecodable, crashed or invalid
-	HeaderDeadError        = "deadLetterError"  // the last failure, at most 8 KiB
-	HeaderDeadStack        = "deadLetterStack"  // of a panic, at most 16 KiB
-	HeaderDeadAttempts     = "deadLetterAttempts"
-	HeaderDeadSubscription = "deadLetterSubscription"
-	HeaderDeadPosition     = "deadLetterPosition" // topic/partition/offset of the event
-	HeaderDeadTime         = "deadLetterTime"     // when it was given up, RFC 3339 with milliseconds
-	HeaderDeadChannel      = "deadLetterChannel"
-	HeaderDeadEventID      = "deadLetterEventId"
 )
 
 const (
@@ -65,42 +49,8 @@ func (d *Driver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) er
 
 func deadRecord(topic string, letter *driver.DeadLetter, errorBytes, stackBytes int) *kgo.Record {
 	r := &kgo.Record{Topic: topic, Key: []byte(letter.AggregateID), Value: letter.Body}
-	for _, h := range letter.Headers {
+	for _, h := range driver.DeadLetterHeaders(letter, errorBytes, stackBytes) {
 		r.Headers = append(r.Headers, kgo.RecordHeader{Key: h.Name, Value: []byte(h.Value)})
 	}
-	add := func(name, value string) {
-		if value != "" {
-			r.Headers = append(r.Headers, kgo.RecordHeader{Key: name, Value: []byte(value)})
-		}
-	}
-	add(HeaderDeadReason, letter.Reason)
-	add(HeaderDeadError, cut(letter.Err, errorBytes))
-	add(HeaderDeadStack, cut(letter.Stack, stackBytes))
-	add(HeaderDeadAttempts, strconv.Itoa(letter.Attempts))
-	add(HeaderDeadSubscription, letter.Subscription)
-	add(HeaderDeadPosition, letter.Position)
-	add(HeaderDeadChannel, letter.Channel)
-	add(HeaderDeadEventID, letter.ID)
-	if !letter.FailedAt.IsZero() {
-		add(HeaderDeadTime, letter.FailedAt.UTC().Format("2006-01-02T15:04:05.000Z"))
-	}
 	return r
-}
-
-// cut shortens a text to a number of bytes, on a character, and makes it valid
-// UTF-8.
-func cut(text string, most int) string {
-	text = strings.ToValidUTF8(text, "\uFFFD")
-	if len(text) <= most {
-		return text
-	}
-	const mark = " …"
-	most -= len(mark)
-	if most <= 0 {
-		return ""
-	}
-	for most > 0 && !utf8.RuneStart(text[most]) {
-		most--
-	}
-	return text[:most] + mark
 }

@@ -54,7 +54,7 @@
 //
 // Headers are record headers; Publish and deliveries keep their order. A dead
 // letter is the raw record value with the original headers and those of the
-// constants beginning with HeaderDead, in the topic of
+// constants beginning with driver.HeaderDead, in the topic of
 // [Driver.DeadLetterName]. Record keys are written and never relied on.
 //
 // # What it cannot do

@@ -66,6 +66,8 @@ func New(options Options) (*Driver, error) {
 	client, err := kgo.NewClient(d.clientOptions(
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.ProducerLinger(0),
+		// The client's own choice, Snappy, is one that kafkajs cannot read.
+		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytesFn(d.batchLimit),
 		kgo.UnknownTopicRetries(5),
 	)...)

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // patience is how long a test waits for something that is sure to come.
@@ -57,178 +56,7 @@ func newDriver(t testing.TB, brokers []string, change ...func(*Options)) *Driver
 // is skipped, or fails where brokers are required.
 func brokers(t testing.TB, variable string) []string {
 	t.Helper()
-	value := os.Getenv(variable)
-	if value == "" {
-		if os.Getenv("TIDINGS_REQUIRE_BROKERS") == "1" {
-			t.Fatalf("%s is not set, and TIDINGS_REQUIRE_BROKERS=1", variable)
-		}
-		t.Skipf("%s is not set: no such broker (scripts/brokers up starts one)", variable)
-	}
-	return strings.Split(value, ",")
-}
-
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.After(patience)
-	look := time.NewTicker(2 * time.Millisecond)
-	defer look.Stop()
-	for !condition() {
-		select {
-		case <-look.C:
-		case <-deadline:
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
-// sink is an engine that does nothing by itself.
-type sink struct {
-	mu         sync.Mutex
-	joined     chan struct{}
-	once       sync.Once
-	deliveries []driver.Delivery
-	reports    []driver.Report
-	lost       []driver.Source
-	revoked    []driver.Source
-	revoke     func(ctx context.Context, sources []driver.Source)
-	deliver    func([]driver.Delivery)
-}
-
-func newSink() *sink { return &sink{joined: make(chan struct{})} }
-
-func (s *sink) Joined() { s.once.Do(func() { close(s.joined) }) }
-
-func (s *sink) Deliver(_ context.Context, deliveries []driver.Delivery) {
-	s.mu.Lock()
-	s.deliveries = append(s.deliveries, deliveries...)
-	f := s.deliver
-	s.mu.Unlock()
-	if f != nil {
-		f(deliveries)
-	}
-}
-
-func (s *sink) Revoke(ctx context.Context, sources []driver.Source) {
-	s.mu.Lock()
-	s.revoked = append(s.revoked, sources...)
-	f := s.revoke
-	s.mu.Unlock()
-	if f != nil {
-		f(ctx, sources)
-	}
-}
-
-func (s *sink) Lose(sources []driver.Source) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.lost = append(s.lost, sources...)
-}
-
-func (s *sink) Report(r driver.Report) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.reports = append(s.reports, r)
-}
-
-func (s *sink) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.deliveries)
-}
-
-func (s *sink) got() []driver.Delivery {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return append([]driver.Delivery(nil), s.deliveries...)
-}
-
-func (s *sink) reported(kind driver.ReportKind) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := 0
-	for _, r := range s.reports {
-		if r.Kind == kind {
-			n++
-		}
-	}
-	return n
-}
-
-func (s *sink) bodies() string {
-	var all []string
-	for _, d := range s.got() {
-		all = append(all, string(d.Body))
-	}
-	return strings.Join(all, " ")
-}
-
-// running is a consumer whose Run is under way.
-type running struct {
-	driver.Consumer
-	sink   *sink
-	cancel context.CancelFunc
-	err    chan error
-	closed bool
-}
-
-func start(t testing.TB, d *Driver, s driver.Subscription, with *sink) *running {
-	t.Helper()
-	c, err := d.Subscribe(t.Context(), s, with)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	r := &running{Consumer: c, sink: with, cancel: cancel, err: make(chan error, 1)}
-	go func() { r.err <- c.Run(ctx) }()
-	t.Cleanup(func() { r.close(t) })
-	select {
-	case <-with.joined:
-	case err := <-r.err:
-		r.err <- nil
-		t.Fatalf("Run ended before it joined: %v", err)
-	case <-time.After(patience):
-		t.Fatal("not joined")
-	}
-	return r
-}
-
-// close ends Run as the engine does and leaves the group.
-func (r *running) close(t testing.TB) {
-	t.Helper()
-	if r.closed {
-		return
-	}
-	r.closed = true
-	r.cancel()
-	select {
-	case err := <-r.err:
-		if err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	case <-time.After(patience):
-		t.Error("Run does not end")
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if err := r.Close(ctx); err != nil {
-		t.Errorf("Close: %v", err)
-	}
-}
-
-func (r *running) finish(t testing.TB, deliveries ...driver.Delivery) {
-	t.Helper()
-	if err := r.Settle(t.Context(), finished(deliveries...)); err != nil {
-		t.Fatalf("Settle: %v", err)
-	}
-}
-
-func finished(deliveries ...driver.Delivery) []driver.Settlement {
-	var all []driver.Settlement
-	for _, d := range deliveries {
-		all = append(all, driver.Settlement{Ref: d.Ref, Source: d.Source, Outcome: driver.Finished})
-	}
-	return all
+	return strings.Split(drivertest.Server(t, variable), ",")
 }
 
 func message(channel, key, body string) driver.Message {
@@ -272,16 +100,16 @@ func single(o *Options) { o.Partitions = 1 }
 func TestPublishAndSubscribe(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs())
-	s := newSink()
-	r := start(t, d, subscription("billing.profile", "identity.user.created"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("billing.profile", "identity.user.created"), s)
 	var messages []driver.Message
 	for key := range 20 {
 		messages = append(messages, numbered("identity.user.created", fmt.Sprint("user-", key), 0, 10)...)
 	}
 	publish(t, d, messages...)
-	eventually(t, "200 deliveries", func() bool { return s.count() == 200 })
+	drivertest.Eventually(t, "200 deliveries", func() bool { return s.Count() == 200 })
 	next := make(map[string]int)
-	for _, got := range s.got() {
+	for _, got := range s.Got() {
 		if want := fmt.Sprint(next[got.Key]); string(got.Body) != want {
 			t.Fatalf("key %s: got %s, want %s", got.Key, got.Body, want)
 		}
@@ -293,14 +121,14 @@ func TestPublishAndSubscribe(t *testing.T) {
 			t.Fatalf("Position %q", p)
 		}
 	}
-	r.finish(t, s.got()...)
-	r.close(t)
+	r.Finish(t, s.Got()...)
+	r.End(t)
 
-	again := newSink()
-	start(t, d, subscription("billing.profile", "identity.user.created"), again)
+	again := drivertest.NewSink()
+	drivertest.Start(t, d, subscription("billing.profile", "identity.user.created"), again)
 	publish(t, d, message("identity.user.created", "user-1", "last"))
-	eventually(t, "one delivery", func() bool { return again.count() > 0 })
-	if got := again.bodies(); got != "last" {
+	drivertest.Eventually(t, "one delivery", func() bool { return again.Count() > 0 })
+	if got := again.Bodies(); got != "last" {
 		t.Fatalf("after a restart: %s", got)
 	}
 }
@@ -308,29 +136,29 @@ func TestPublishAndSubscribe(t *testing.T) {
 func TestRestartDeliversOnlyUnfinished(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs(), single)
-	s := newSink()
-	r := start(t, d, subscription("billing.profile", "a.b.c"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("billing.profile", "a.b.c"), s)
 	publish(t, d, numbered("a.b.c", "k", 0, 10)...)
-	eventually(t, "10 deliveries", func() bool { return s.count() == 10 })
-	all := s.got()
-	r.finish(t, all[0], all[1], all[3], all[5], all[6], all[9])
-	r.close(t)
+	drivertest.Eventually(t, "10 deliveries", func() bool { return s.Count() == 10 })
+	all := s.Got()
+	r.Finish(t, all[0], all[1], all[3], all[5], all[6], all[9])
+	r.End(t)
 
-	s = newSink()
-	r = start(t, d, subscription("billing.profile", "a.b.c"), s)
+	s = drivertest.NewSink()
+	r = drivertest.Start(t, d, subscription("billing.profile", "a.b.c"), s)
 	publish(t, d, message("a.b.c", "k", "10"))
-	eventually(t, "11", func() bool { return strings.HasSuffix(s.bodies(), "10") })
-	if got, want := s.bodies(), "2 4 7 8 10"; got != want {
+	drivertest.Eventually(t, "11", func() bool { return strings.HasSuffix(s.Bodies(), "10") })
+	if got, want := s.Bodies(), "2 4 7 8 10"; got != want {
 		t.Fatalf("after a restart: got %s, want %s", got, want)
 	}
-	all = s.got()
-	r.finish(t, all[1])
-	r.close(t)
+	all = s.Got()
+	r.Finish(t, all[1])
+	r.End(t)
 
-	s = newSink()
-	start(t, d, subscription("billing.profile", "a.b.c"), s)
-	eventually(t, "the rest", func() bool { return s.count() == 4 })
-	if got, want := s.bodies(), "2 7 8 10"; got != want {
+	s = drivertest.NewSink()
+	drivertest.Start(t, d, subscription("billing.profile", "a.b.c"), s)
+	drivertest.Eventually(t, "the rest", func() bool { return s.Count() == 4 })
+	if got, want := s.Bodies(), "2 7 8 10"; got != want {
 		t.Fatalf("after a second restart: got %s, want %s", got, want)
 	}
 }
@@ -347,7 +175,7 @@ func TestClosed(t *testing.T) {
 	if err := d.Publish(t.Context(), []driver.Message{message("a.b.c", "k", "1")}); !errors.Is(err, driver.ErrClosed) {
 		t.Fatalf("Publish after Close: %v", err)
 	}
-	if _, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), newSink()); !errors.Is(err, driver.ErrClosed) {
+	if _, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), drivertest.NewSink()); !errors.Is(err, driver.ErrClosed) {
 		t.Fatalf("Subscribe after Close: %v", err)
 	}
 	if err := d.Check(t.Context()); !errors.Is(err, driver.ErrClosed) {

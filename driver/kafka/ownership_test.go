@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 func TestRevokeWaitsAndSettles(t *testing.T) {
@@ -25,45 +26,43 @@ func TestRevokeWaitsAndSettles(t *testing.T) {
 		messages = append(messages, message("a.b.c", fmt.Sprint("k", n), fmt.Sprint(n)))
 	}
 	publish(t, d, messages...)
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
-	eventually(t, "forty", func() bool { return s.count() == 40 })
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
+	drivertest.Eventually(t, "forty", func() bool { return s.Count() == 40 })
 	settled := make(chan error, 10)
-	s.mu.Lock()
-	s.revoke = func(ctx context.Context, sources []driver.Source) {
+	s.OnRevoke(func(ctx context.Context, sources []driver.Source) {
 		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > 9*time.Second {
 			settled <- fmt.Errorf("bound %v", deadline)
 		}
 		var running []driver.Delivery
-		for _, d := range s.got() {
+		for _, d := range s.Got() {
 			if d.Source == sources[0] {
 				running = append(running, d)
 			}
 		}
 		done := make(chan struct{})
 		go func() { // as the engine's settler does
-			settled <- r.Settle(ctx, finished(running[:len(running)-1]...))
+			settled <- r.Settle(ctx, drivertest.Finished(running[:len(running)-1]...))
 			close(done)
 		}()
 		<-done
-	}
-	s.mu.Unlock()
+	})
 
 	other := newDriver(t, cluster.ListenAddrs())
-	s2 := newSink()
-	start(t, other, subscription("x.y", "a.b.c"), s2)
-	eventually(t, "the one that was not finished", func() bool { return s2.count() >= 1 })
+	s2 := drivertest.NewSink()
+	drivertest.Start(t, other, subscription("x.y", "a.b.c"), s2)
+	drivertest.Eventually(t, "the one that was not finished", func() bool { return s2.Count() >= 1 })
 	if err := <-settled; err != nil {
 		t.Fatalf("Settle during Revoke: %v", err)
 	}
-	if len(s.revoked) != 1 {
-		t.Fatalf("revoked %v", s.revoked)
+	if len(s.Revoked()) != 1 {
+		t.Fatalf("revoked %v", s.Revoked())
 	}
 	publish(t, d, messages...)
-	eventually(t, "forty more", func() bool { return s.count()+s2.count() >= 81 })
+	drivertest.Eventually(t, "forty more", func() bool { return s.Count()+s2.Count() >= 81 })
 	var again []driver.Delivery
-	for _, d := range s2.got() {
-		if d.Source.Name != s.revoked[0].Name {
+	for _, d := range s2.Got() {
+		if d.Source.Name != s.Revoked()[0].Name {
 			t.Fatalf("the second has %v", d.Source)
 		}
 		if len(again) == 0 || again[0].Ref.Position() != d.Ref.Position() {
@@ -71,19 +70,19 @@ func TestRevokeWaitsAndSettles(t *testing.T) {
 		}
 	}
 	var last string
-	for _, d := range s.got()[:40] {
-		if d.Source == s.revoked[0] {
+	for _, d := range s.Got()[:40] {
+		if d.Source == s.Revoked()[0] {
 			last = d.Ref.Position()
 		}
 	}
 	if again[0].Ref.Position() != last {
 		t.Errorf("came again %s, unfinished was %s", again[0].Ref.Position(), last)
 	}
-	if s.reported(driver.ReportRevoked) != 1 || s2.reported(driver.ReportAssigned) != 1 {
+	if len(s.Reports(driver.ReportRevoked)) != 1 || len(s2.Reports(driver.ReportAssigned)) != 1 {
 		t.Error("the change was not reported")
 	}
 	// Late settlements of what was given up are dropped.
-	r.finish(t, s.got()[:40]...)
+	r.Finish(t, s.Got()[:40]...)
 	if got := committedOffset(t, d, "x.y", "events.a-b-c", again[0].Ref.(*place).partition.number); got >= 20 {
 		t.Errorf("a late settlement moved the position to %d", got)
 	}
@@ -94,33 +93,33 @@ func TestRevokeIsBounded(t *testing.T) {
 	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) {
 		o.Partitions, o.RebalanceTimeout, o.RevokeMargin = 2, 2*time.Second, 1500*time.Millisecond
 	})
-	s := newSink()
+	s := drivertest.NewSink()
 	ended := make(chan struct{})
-	s.revoke = func(ctx context.Context, _ []driver.Source) {
+	s.OnRevoke(func(ctx context.Context, _ []driver.Source) {
 		<-ctx.Done()
 		close(ended)
-	}
-	start(t, d, subscription("x.y", "a.b.c"), s)
+	})
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 	other := newDriver(t, cluster.ListenAddrs())
-	s2 := newSink()
-	start(t, other, subscription("x.y", "a.b.c"), s2)
+	s2 := drivertest.NewSink()
+	drivertest.Start(t, other, subscription("x.y", "a.b.c"), s2)
 	select {
 	case <-ended:
 	case <-time.After(patience):
 		t.Fatal("the bound did not come")
 	}
-	eventually(t, "the second owns one", func() bool { return s2.reported(driver.ReportAssigned) == 1 })
+	drivertest.Eventually(t, "the second owns one", func() bool { return len(s2.Reports(driver.ReportAssigned)) == 1 })
 }
 
 func TestLost(t *testing.T) {
 	cluster := newCluster(t)
 	d := newDriver(t, cluster.ListenAddrs(), single, func(o *Options) { o.SessionTimeout = 600 * time.Millisecond })
-	s := newSink()
+	s := drivertest.NewSink()
 	sub := subscription("x.y", "a.b.c")
-	r := start(t, d, sub, s)
+	r := drivertest.Start(t, d, sub, s)
 	publish(t, d, numbered("a.b.c", "k", 0, 3)...)
-	eventually(t, "three", func() bool { return s.count() == 3 })
-	r.finish(t, s.got()[1])
+	drivertest.Eventually(t, "three", func() bool { return s.Count() == 3 })
+	r.Finish(t, s.Got()[1])
 	var times atomic.Int32
 	cluster.ControlKey(int16(kmsg.Heartbeat), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
@@ -131,19 +130,19 @@ func TestLost(t *testing.T) {
 		answer.ErrorCode = kerr.UnknownMemberID.Code
 		return answer, nil, true
 	})
-	eventually(t, "lost", func() bool { return s.reported(driver.ReportLost) == 1 })
-	eventually(t, "what was unfinished again", func() bool { return s.count() == 5 })
-	if got := s.bodies(); got != "0 1 2 0 2" {
+	drivertest.Eventually(t, "lost", func() bool { return len(s.Reports(driver.ReportLost)) == 1 })
+	drivertest.Eventually(t, "what was unfinished again", func() bool { return s.Count() == 5 })
+	if got := s.Bodies(); got != "0 1 2 0 2" {
 		t.Fatalf("got %s", got)
 	}
-	if first, second := s.got()[0].Source, s.got()[4].Source; second.Epoch <= first.Epoch || s.lost[0] != first {
-		t.Fatalf("epochs %v, %v, lost %v", first, second, s.lost)
+	if first, second := s.Got()[0].Source, s.Got()[4].Source; second.Epoch <= first.Epoch || s.Lost()[0] != first {
+		t.Fatalf("epochs %v, %v, lost %v", first, second, s.Lost())
 	}
-	r.finish(t, s.got()[0], s.got()[2]) // of the earlier ownership
+	r.Finish(t, s.Got()[0], s.Got()[2]) // of the earlier ownership
 	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 0 {
 		t.Fatalf("an earlier ownership moved the position to %d", got)
 	}
-	r.finish(t, s.got()[3:]...)
+	r.Finish(t, s.Got()[3:]...)
 	if got := committedOffset(t, d, "x.y", "events.a-b-c", 0); got != 3 {
 		t.Fatalf("committed %d", got)
 	}
@@ -170,29 +169,27 @@ func TestOutage(t *testing.T) {
 		o.ClientOptions = append(o.ClientOptions, dial)
 		o.SessionTimeout = 900 * time.Millisecond
 	})
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 	publish(t, d, message("a.b.c", "k", "0"))
-	eventually(t, "one", func() bool { return s.count() == 1 })
-	r.finish(t, s.got()...)
+	drivertest.Eventually(t, "one", func() bool { return s.Count() == 1 })
+	r.Finish(t, s.Got()...)
 	down.Store(true)
 	mu.Lock()
 	for _, c := range open {
 		c.Close()
 	}
 	mu.Unlock()
-	eventually(t, "an outage", func() bool { return s.reported(driver.ReportOutage) == 1 })
+	drivertest.Eventually(t, "an outage", func() bool { return len(s.Reports(driver.ReportOutage)) == 1 })
 	down.Store(false)
-	eventually(t, "its end", func() bool { return s.reported(driver.ReportRecovered) == 1 })
+	drivertest.Eventually(t, "its end", func() bool { return len(s.Reports(driver.ReportRecovered)) == 1 })
 	publish(t, d, message("a.b.c", "k", "1"))
-	eventually(t, "another", func() bool { return s.count() == 2 })
-	if got := s.bodies(); got != "0 1" {
+	drivertest.Eventually(t, "another", func() bool { return s.Count() == 2 })
+	if got := s.Bodies(); got != "0 1" {
 		t.Fatalf("got %s", got)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, report := range s.reports {
-		if report.Kind == driver.ReportRecovered && report.Duration < 500*time.Millisecond {
+	for _, report := range s.Reports(driver.ReportRecovered) {
+		if report.Duration < 500*time.Millisecond {
 			t.Errorf("recovered after %v", report.Duration)
 		}
 	}
@@ -208,13 +205,13 @@ func TestRebalancingLosesNothing(t *testing.T) {
 	var mu sync.Mutex
 	seen := make(map[string]int) // by key: the highest number that was settled in order
 	total := make(map[string]bool)
-	member := func() *running {
+	member := func() *drivertest.Running {
 		d := newDriver(t, cluster.ListenAddrs())
-		s := newSink()
+		s := drivertest.NewSink()
 		work := make(chan []driver.Delivery, 10_000)
-		var c atomic.Pointer[running]
+		var c atomic.Pointer[drivertest.Running]
 		ready := make(chan struct{})
-		s.deliver = func(deliveries []driver.Delivery) { work <- append([]driver.Delivery(nil), deliveries...) }
+		s.OnDeliver(func(deliveries []driver.Delivery) { work <- append([]driver.Delivery(nil), deliveries...) })
 		var handler sync.WaitGroup
 		idle := make(chan chan struct{})
 		stop := make(chan struct{})
@@ -226,11 +223,9 @@ func TestRebalancingLosesNothing(t *testing.T) {
 				case batch := <-work:
 					var done []driver.Delivery
 					for _, d := range batch {
-						s.mu.Lock()
-						for _, r := range append(s.revoked, s.lost...) {
+						for _, r := range append(s.Revoked(), s.Lost()...) {
 							gone[r] = true
 						}
-						s.mu.Unlock()
 						if gone[d.Source] {
 							continue
 						}
@@ -246,7 +241,7 @@ func TestRebalancingLosesNothing(t *testing.T) {
 						mu.Unlock()
 						done = append(done, d)
 					}
-					if err := c.Load().Settle(context.Background(), finished(done...)); err != nil {
+					if err := c.Load().Settle(context.Background(), drivertest.Finished(done...)); err != nil {
 						t.Logf("Settle: %v", err) // it will come again
 					}
 				case answer := <-idle:
@@ -256,19 +251,19 @@ func TestRebalancingLosesNothing(t *testing.T) {
 				}
 			}
 		})
-		s.revoke = func(context.Context, []driver.Source) {
+		s.OnRevoke(func(context.Context, []driver.Source) {
 			answer := make(chan struct{})
 			select {
 			case idle <- answer:
 				<-answer
 			case <-stop:
 			}
-		}
-		r := start(t, d, subscription("x.y", "a.b.c"), s)
+		})
+		r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 		c.Store(r)
 		close(ready)
 		t.Cleanup(func() {
-			r.cancel()
+			r.End(t)
 			close(stop)
 			handler.Wait()
 		})
@@ -286,10 +281,10 @@ func TestRebalancingLosesNothing(t *testing.T) {
 	})
 	first := member()
 	member()
-	first.close(t)
+	first.End(t)
 	member()
 	publishing.Wait()
-	eventually(t, "all events", func() bool {
+	drivertest.Eventually(t, "all events", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return len(total) == keys*each

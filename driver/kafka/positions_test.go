@@ -6,6 +6,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // A new cluster has no coordinator for its first group until it has made the
@@ -30,10 +32,10 @@ func TestANewClusterHasNoCoordinatorYet(t *testing.T) {
 		}
 		return answer, nil, true
 	})
-	s := newSink()
-	start(t, d, subscription("x.y", "a.b.c"), s)
+	s := drivertest.NewSink()
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 	publish(t, d, numbered("a.b.c", "k", 0, 2)...)
-	eventually(t, "two", func() bool { return s.count() == 2 })
+	drivertest.Eventually(t, "two", func() bool { return s.Count() == 2 })
 	if refused.Load() <= refusals {
 		t.Errorf("the broker refused %d times: nothing was proven", refused.Load())
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // results returns the states of a failed publish.
@@ -77,10 +78,10 @@ func TestPublishRunFailsAsATail(t *testing.T) {
 		t.Fatalf("the third: %v", results(t, err)[2].Err)
 	}
 	publish(t, d, numbered("a.b.c", "k", 3, 6)...)
-	s := newSink()
-	start(t, d, subscription("x.y", "a.b.c"), s)
-	eventually(t, "6 deliveries", func() bool { return s.count() >= 6 })
-	if got := s.bodies(); got != "0 1 2 3 4 5" {
+	s := drivertest.NewSink()
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
+	drivertest.Eventually(t, "6 deliveries", func() bool { return s.Count() >= 6 })
+	if got := s.Bodies(); got != "0 1 2 3 4 5" {
 		t.Fatalf("stored %s", got)
 	}
 }
@@ -194,7 +195,7 @@ func TestProvision(t *testing.T) {
 	d := newDriver(t, cluster.ListenAddrs(), func(o *Options) {
 		o.Namespace, o.Partitions, o.Retention, o.MaxMessageBytes = "shop", 3, time.Hour, 2_000_000
 	})
-	start(t, d, subscription("x.y", "a.b.c"), newSink())
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), drivertest.NewSink())
 	config := func(topic, key string) string {
 		t.Helper()
 		live, err := kadm.NewClient(client(t, cluster.ListenAddrs())).DescribeTopicConfigs(t.Context(), topic)
@@ -329,18 +330,18 @@ func TestDeadLetters(t *testing.T) {
 		got[h.Key] = string(h.Value)
 	}
 	for name, want := range map[string]string{
-		driver.HeaderEventType: "a.b.c", HeaderDeadReason: "permanent", HeaderDeadAttempts: "3", HeaderDeadSubscription: "x.y", HeaderDeadChannel: "a.b.c",
-		HeaderDeadPosition: "events.a-b-c/0/7", HeaderDeadTime: "2026-01-02T03:04:05.000Z", HeaderDeadEventID: "id-1",
+		driver.HeaderEventType: "a.b.c", driver.HeaderDeadReason: "permanent", driver.HeaderDeadAttempts: "3", driver.HeaderDeadSubscription: "x.y", driver.HeaderDeadChannel: "a.b.c",
+		driver.HeaderDeadPosition: "events.a-b-c/0/7", driver.HeaderDeadTime: "2026-01-02T03:04:05.000Z", driver.HeaderDeadEventID: "id-1",
 	} {
 		if got[name] != want {
 			t.Errorf("%s: got %q, want %q", name, got[name], want)
 		}
 	}
-	if text := got[HeaderDeadError]; len(text) > maxDeadError || !strings.HasPrefix(text, "it is broken") || !strings.HasSuffix(text, "é …") {
+	if text := got[driver.HeaderDeadError]; len(text) > maxDeadError || !strings.HasPrefix(text, "it is broken") || !strings.HasSuffix(text, "é …") {
 		t.Errorf("error of %d bytes: %.40q", len(text), text)
 	}
-	if len(got[HeaderDeadStack]) > maxDeadStack {
-		t.Errorf("stack of %d bytes", len(got[HeaderDeadStack]))
+	if len(got[driver.HeaderDeadStack]) > maxDeadStack {
+		t.Errorf("stack of %d bytes", len(got[driver.HeaderDeadStack]))
 	}
 
 	// A topic that somebody else made takes less: the body goes first.

@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
 	"github.com/tidings-go/tidings/internal/window"
 )
 
@@ -62,26 +63,26 @@ func onReal(t *testing.T) (*Driver, func() *Driver) {
 
 func TestRealRestartAndLargest(t *testing.T) {
 	d, _ := onReal(t)
-	s := newSink()
-	r := start(t, d, subscription("billing.profile", "a.b.c"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("billing.profile", "a.b.c"), s)
 	publish(t, d, numbered("a.b.c", "k", 0, 10)...)
-	eventually(t, "ten", func() bool { return s.count() == 10 })
-	all := s.got()
-	r.finish(t, all[0], all[1], all[3], all[5], all[6], all[9])
-	r.close(t)
-	s = newSink()
-	r = start(t, d, subscription("billing.profile", "a.b.c"), s)
+	drivertest.Eventually(t, "ten", func() bool { return s.Count() == 10 })
+	all := s.Got()
+	r.Finish(t, all[0], all[1], all[3], all[5], all[6], all[9])
+	r.End(t)
+	s = drivertest.NewSink()
+	r = drivertest.Start(t, d, subscription("billing.profile", "a.b.c"), s)
 	publish(t, d, message("a.b.c", "k", "10"))
-	eventually(t, "the last", func() bool { return strings.HasSuffix(s.bodies(), "10") })
-	if got, want := s.bodies(), "2 4 7 8 10"; got != want {
+	drivertest.Eventually(t, "the last", func() bool { return strings.HasSuffix(s.Bodies(), "10") })
+	if got, want := s.Bodies(), "2 4 7 8 10"; got != want {
 		t.Fatalf("got %s, want %s", got, want)
 	}
-	r.finish(t, s.got()...)
+	r.Finish(t, s.Got()...)
 
 	large := message("a.b.c", "k", "large")
 	large.Body = []byte(strings.Repeat("x", d.Features().MaxSize-len("k")-len("large")-len(driver.HeaderEventID)))
 	publish(t, d, large)
-	eventually(t, "the largest", func() bool { return s.count() == 6 })
+	drivertest.Eventually(t, "the largest", func() bool { return s.Count() == 6 })
 	letter := driver.DeadLetter{Subscription: "billing.profile", Channel: "a.b.c", ID: "large", Reason: "exhausted", Attempts: 5, Body: large.Body,
 		Headers: large.Headers, Err: strings.Repeat("error ", 5000), Stack: strings.Repeat("stack ", 10_000)}
 	if err := d.PutDeadLetter(t.Context(), letter); err != nil {
@@ -105,16 +106,16 @@ func TestRealFullMetadata(t *testing.T) {
 		messages = append(messages, message("a.b.c", fmt.Sprint("k", n), "x"))
 	}
 	publish(t, d, messages...)
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
-	eventually(t, "a full window", func() bool { return s.count() == window.Most })
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
+	drivertest.Eventually(t, "a full window", func() bool { return s.Count() == window.Most })
 	var every []driver.Delivery
-	for n, d := range s.got() {
+	for n, d := range s.Got() {
 		if n%2 == 1 {
 			every = append(every, d)
 		}
 	}
-	r.finish(t, every...)
+	r.Finish(t, every...)
 	stored, err := d.storedPositions(t.Context(), d.GroupName("x.y"), []string{d.BrokerName("a.b.c")})
 	if err != nil {
 		t.Fatal(err)
@@ -123,35 +124,35 @@ func TestRealFullMetadata(t *testing.T) {
 	if at.At != 0 || len(at.Metadata) < 3300 || len(at.Metadata) > window.MostText {
 		t.Fatalf("offset %d, %d characters", at.At, len(at.Metadata))
 	}
-	r.close(t)
-	s = newSink()
-	start(t, d, subscription("x.y", "a.b.c"), s)
-	eventually(t, "the other half", func() bool { return s.count() == window.Most/2 })
+	r.End(t)
+	s = drivertest.NewSink()
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
+	drivertest.Eventually(t, "the other half", func() bool { return s.Count() == window.Most/2 })
 }
 
 func TestRealTwoMembers(t *testing.T) {
 	d, more := onReal(t)
 	d.options.Partitions = 4
 	publish(t, d, message("a.b.c", "warm", "0"))
-	s := newSink()
+	s := drivertest.NewSink()
 	now := subscription("x.y", "a.b.c")
 	now.StartAt.Mode = driver.StartNow
-	start(t, d, now, s)
-	s2 := newSink()
-	start(t, more(), now, s2)
-	eventually(t, "two each", func() bool {
-		return s.reported(driver.ReportAssigned)-s.reported(driver.ReportRevoked) == 2 && s2.reported(driver.ReportAssigned) == 2
+	drivertest.Start(t, d, now, s)
+	s2 := drivertest.NewSink()
+	drivertest.Start(t, more(), now, s2)
+	drivertest.Eventually(t, "two each", func() bool {
+		return len(s.Reports(driver.ReportAssigned))-len(s.Reports(driver.ReportRevoked)) == 2 && len(s2.Reports(driver.ReportAssigned)) == 2
 	})
 	var messages []driver.Message
 	for n := range 100 {
 		messages = append(messages, message("a.b.c", fmt.Sprint("k", n), fmt.Sprint(n)))
 	}
 	publish(t, d, messages...)
-	eventually(t, "a hundred", func() bool { return s.count()+s2.count() >= 100 })
-	if s.count() == 0 || s2.count() == 0 || s.count()+s2.count() != 100 {
-		t.Fatalf("%d and %d", s.count(), s2.count())
+	drivertest.Eventually(t, "a hundred", func() bool { return s.Count()+s2.Count() >= 100 })
+	if s.Count() == 0 || s2.Count() == 0 || s.Count()+s2.Count() != 100 {
+		t.Fatalf("%d and %d", s.Count(), s2.Count())
 	}
-	for _, d := range append(s.got(), s2.got()...) {
+	for _, d := range append(s.Got(), s2.Got()...) {
 		if d.Key == "warm" {
 			t.Fatal("it was published before")
 		}
@@ -160,18 +161,18 @@ func TestRealTwoMembers(t *testing.T) {
 
 func TestRealOutOfRange(t *testing.T) {
 	d, _ := onReal(t)
-	s := newSink()
-	r := start(t, d, subscription("x.y", "a.b.c"), s)
+	s := drivertest.NewSink()
+	r := drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 	publish(t, d, numbered("a.b.c", "k", 0, 10)...)
-	eventually(t, "ten", func() bool { return s.count() == 10 })
-	r.finish(t, s.got()[:3]...)
-	r.close(t)
+	drivertest.Eventually(t, "ten", func() bool { return s.Count() == 10 })
+	r.Finish(t, s.Got()[:3]...)
+	r.End(t)
 	offsets := make(kadm.Offsets)
 	offsets.AddOffset(d.BrokerName("a.b.c"), 0, 7, -1)
 	if _, err := d.admin.DeleteRecords(t.Context(), offsets); err != nil {
 		t.Fatal(err)
 	}
-	c, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), newSink())
+	c, err := d.Subscribe(t.Context(), subscription("x.y", "a.b.c"), drivertest.NewSink())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,10 +223,10 @@ func TestSecureMechanisms(t *testing.T) {
 			if err := d.Check(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			s := newSink()
-			start(t, d, subscription("x.y", "a.b.c"), s)
+			s := drivertest.NewSink()
+			drivertest.Start(t, d, subscription("x.y", "a.b.c"), s)
 			publish(t, d, message("a.b.c", "k", "1"))
-			eventually(t, "one", func() bool { return s.count() == 1 })
+			drivertest.Eventually(t, "one", func() bool { return s.Count() == 1 })
 		})
 	}
 }
@@ -273,14 +274,14 @@ func TestSecureStranger(t *testing.T) {
 	o := secure(t)
 	d := newDriver(t, nil, func(into *Options) { *into = o })
 	publish(t, d, message("a.b.c", "k", "1"))
-	start(t, d, subscription("x.y", "a.b.c"), newSink()).close(t)
+	drivertest.Start(t, d, subscription("x.y", "a.b.c"), drivertest.NewSink()).End(t)
 	o.SASL.User, o.SASL.Password = "stranger", os.Getenv("TIDINGS_KAFKA_SECURE_STRANGER_PASSWORD")
 	stranger := newDriver(t, nil, func(into *Options) { *into = o })
 	err := stranger.Publish(t.Context(), []driver.Message{message("a.b.c", "k", "1")})
 	if got := states(t, err); got != "not stored" || !errors.Is(err, kerr.TopicAuthorizationFailed) || !strings.Contains(err.Error(), "grant") {
 		t.Errorf("Publish: %s, %v", got, err)
 	}
-	if _, err := stranger.Subscribe(t.Context(), subscription("x.y", "a.b.c"), newSink()); !errors.Is(err, kerr.TopicAuthorizationFailed) || !strings.Contains(err.Error(), `"stranger"`) {
+	if _, err := stranger.Subscribe(t.Context(), subscription("x.y", "a.b.c"), drivertest.NewSink()); !errors.Is(err, kerr.TopicAuthorizationFailed) || !strings.Contains(err.Error(), `"stranger"`) {
 		t.Errorf("Subscribe: %v", err)
 	}
 	if _, err := stranger.storedPositions(t.Context(), d.GroupName("x.y"), []string{d.BrokerName("a.b.c")}); !errors.Is(err, kerr.GroupAuthorizationFailed) || !strings.Contains(err.Error(), "group") {

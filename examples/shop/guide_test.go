@@ -41,7 +41,7 @@ func TestTheGuideWorks(t *testing.T) {
 		greet(t, folder, "EVENT_DRIVER=", "EVENT_ENV=development")
 	})
 	t.Run("kafka", func(t *testing.T) {
-		environment := kafka(t)
+		environment := map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": server(t, "KAFKA_BROKERS")}
 		greet(t, folder, "EVENT_DRIVER=kafka", "KAFKA_BROKERS="+environment["KAFKA_BROKERS"],
 			"EVENT_NAMESPACE=guide-"+strings.ReplaceAll(time.Now().UTC().Format("150405.000000"), ".", "-"))
 	})

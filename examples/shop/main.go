@@ -144,6 +144,8 @@ func (m *Main) environment() func(string) string {
 			return "development"
 		case name == "EVENT_CLAIMS" && value == "" && m.Getenv("EVENT_DRIVER") == atMostOnce:
 			return "redis" // who handles an event that every instance gets
+		case name == "SQS_FIFO" && value == "" && m.Getenv("EVENT_DRIVER") == "sqs":
+			return "false" // a FIFO queue drops by itself what is told again, and the story shows who else does
 		}
 		return value
 	}

@@ -27,7 +27,7 @@ func (m *Main) runProcesses(ctx context.Context) error {
 	n.say("%s", n.paint(bold, "Three modules in two processes, driver "+getenv("EVENT_DRIVER")))
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	shared := []string{"EVENT_NAMESPACE=" + getenv("EVENT_NAMESPACE"), "EVENT_CLAIMS=" + getenv("EVENT_CLAIMS")}
+	shared := []string{"EVENT_NAMESPACE=" + getenv("EVENT_NAMESPACE"), "EVENT_CLAIMS=" + getenv("EVENT_CLAIMS"), "SQS_FIFO=" + getenv("SQS_FIFO")}
 	var services []*child
 	stop := func() (err error) {
 		for _, c := range services {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -50,46 +51,94 @@ func TestDemoInMemory(t *testing.T) {
 	}
 }
 
-// kafka returns the environment of the real broker, or skips.
-func kafka(t *testing.T) map[string]string {
-	brokers := os.Getenv("KAFKA_BROKERS")
-	if brokers == "" {
-		if os.Getenv("TIDINGS_REQUIRE_BROKERS") == "1" {
-			t.Fatal("KAFKA_BROKERS is not set and TIDINGS_REQUIRE_BROKERS is 1")
-		}
-		t.Skip("KAFKA_BROKERS is not set: scripts/brokers up kafka")
-	}
-	return map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": brokers}
+// brokers are the drivers with the variable that names their real broker, and what
+// the program needs besides.
+var brokers = map[string]struct {
+	variable    string
+	environment map[string]string
+}{
+	"kafka":         {"KAFKA_BROKERS", nil},
+	"redis-streams": {"REDIS_URL", nil},
+	"redis":         {"REDIS_URL", nil},
+	"sqs":           {"TIDINGS_FAUXQS_URL", nil},
+	// Topics, so that each subscription has a queue of its own.
+	"sqs with topics": {"TIDINGS_FAUXQS_URL", map[string]string{"EVENT_DRIVER": "sqs", "SQS_TOPICS": "true"}},
 }
 
-func TestDemoOnKafkaEndsAsInMemory(t *testing.T) {
-	environment := kafka(t)
-	var out bytes.Buffer
-	m := &Main{Out: &out, Err: io.Discard, Getenv: getenv(environment)}
-	if err := m.Run(t.Context(), []string{"--summary", "json"}); err != nil {
-		t.Fatal(err)
+// server is the address of a real broker; without it the test is skipped.
+func server(t *testing.T, variable string) string {
+	t.Helper()
+	address := os.Getenv(variable)
+	if address == "" {
+		if os.Getenv("TIDINGS_REQUIRE_BROKERS") == "1" {
+			t.Fatalf("%s is not set and TIDINGS_REQUIRE_BROKERS is 1", variable)
+		}
+		t.Skipf("%s is not set: scripts/brokers up", variable)
 	}
-	var got summary
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != story {
-		t.Errorf("summary %+v, want %+v (%v)", got, story, err)
+	return address
+}
+
+// onEach runs a test on each real broker.
+func onEach(t *testing.T, test func(t *testing.T, environment map[string]string)) {
+	for name, broker := range brokers {
+		t.Run(name, func(t *testing.T) {
+			address := server(t, broker.variable)
+			environment := map[string]string{"EVENT_DRIVER": name, broker.variable: address}
+			if broker.variable == "TIDINGS_FAUXQS_URL" {
+				environment["AWS_ENDPOINT_URL"] = address
+			}
+			maps.Copy(environment, broker.environment)
+			test(t, environment)
+		})
 	}
+}
+
+func TestDemoOnEachDriverEndsAsInMemory(t *testing.T) {
+	onEach(t, func(t *testing.T, environment map[string]string) {
+		t.Parallel()
+		var out bytes.Buffer
+		m := &Main{Out: &out, Err: io.Discard, Getenv: getenv(environment)}
+		if err := m.Run(t.Context(), []string{"--summary", "json"}); err != nil {
+			t.Fatal(err)
+		}
+		var got summary
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != story {
+			t.Errorf("summary %+v, want %+v (%v)", got, story, err)
+		}
+	})
 }
 
 func TestDemoInTwoProcesses(t *testing.T) {
-	environment := kafka(t)
-	t.Setenv("SHOP_AS_PROGRAM", "1")
-	var out, told bytes.Buffer
-	t.Setenv("EVENT_DRIVER", "kafka")
-	m := &Main{Out: &out, Err: &told, Getenv: getenv(environment)}
-	if err := m.Run(t.Context(), []string{"--processes", "2", "--summary", "json"}); err != nil {
+	onEach(t, func(t *testing.T, environment map[string]string) {
+		t.Setenv("SHOP_AS_PROGRAM", "1")
+		for name, value := range environment {
+			t.Setenv(name, value)
+		}
+		var out, told bytes.Buffer
+		m := &Main{Out: &out, Err: &told, Getenv: getenv(environment)}
+		if err := m.Run(t.Context(), []string{"--processes", "2", "--summary", "json"}); err != nil {
+			t.Fatal(err)
+		}
+		var got summary
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != story {
+			t.Errorf("summary %+v, want %+v (%v)", got, story, err)
+		}
+		if scenes(told.String()) != scenes(inMemory(t)) {
+			t.Errorf("two processes tell\n%s\nin memory it is\n%s", scenes(told.String()), scenes(inMemory(t)))
+		}
+	})
+}
+
+// At most once is said where it is so.
+func TestTheSummarySaysAtMostOnce(t *testing.T) {
+	var out bytes.Buffer
+	told := story
+	told.expected = 9
+	if err := told.write(&out, "table"); err != nil {
 		t.Fatal(err)
 	}
-	var got summary
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != story {
-		t.Errorf("summary %+v, want %+v (%v)", got, story, err)
-	}
-	if scenes(told.String()) != scenes(inMemory(t)) {
-		t.Errorf("two processes tell\n%s\nin memory it is\n%s", scenes(told.String()), scenes(inMemory(t)))
+	if !strings.Contains(out.String(), "expected 9 deliveries, received 9") || !strings.Contains(out.String(), "at most once") {
+		t.Errorf("the summary is\n%s", out.String())
 	}
 }
 

@@ -1,0 +1,80 @@
+// Package wire is what the drivers over Redis have in common: the fields of an
+// entry, dead letters, and what an error means.
+package wire
+
+import (
+	"context"
+	"errors"
+	"net"
+	"regexp"
+	"strconv"
+
+	"github.com/redis/rueidis"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// Fields of an entry beside the metadata.
+const (
+	FieldBody = "body"
+	FieldKey  = "key" // the aggregate id, where no header has it
+)
+
+// NamespaceForm is what a namespace may look like.
+var NamespaceForm = regexp.MustCompile(`^[A-Za-z0-9._-]{0,100}$`)
+
+// Fields are the fields and values of an entry.
+func Fields(headers driver.Headers, key string, body []byte) []string {
+	fields := make([]string, 0, 2*len(headers)+4)
+	for _, h := range headers {
+		fields = append(fields, h.Name, h.Value)
+	}
+	if key != headers.Get(driver.HeaderAggregateID) {
+		fields = append(fields, FieldKey, key)
+	}
+	return append(fields, FieldBody, rueidis.BinaryString(body))
+}
+
+// PutDeadLetter appends the raw body with the original fields, and what went wrong
+// in further ones, to a stream. With most above 0 the stream keeps about that many.
+func PutDeadLetter(ctx context.Context, client rueidis.Client, stream string, letter *driver.DeadLetter, most int) error {
+	words := []string{"XADD", stream}
+	if most > 0 {
+		words = append(words, "MAXLEN", "~", strconv.Itoa(most))
+	}
+	words = append(words, "*")
+	words = append(words, Fields(driver.DeadLetterHeaders(letter, 8<<10, 16<<10), letter.AggregateID, letter.Body)...)
+	return client.Do(ctx, client.B().Arbitrary(words[0]).Keys(stream).Args(words[2:]...).Build()).Error()
+}
+
+// ParseDeadLetter reads the fields and values of what PutDeadLetter wrote.
+func ParseDeadLetter(fields []string) (driver.DeadLetter, error) {
+	var headers driver.Headers
+	var body []byte
+	key := ""
+	for n := 0; n+1 < len(fields); n += 2 {
+		switch fields[n] {
+		case FieldBody:
+			body = []byte(fields[n+1])
+		case FieldKey:
+			key = fields[n+1]
+		default:
+			headers = append(headers, driver.Header{Name: fields[n], Value: fields[n+1]})
+		}
+	}
+	letter, err := driver.ParseDeadLetter(headers, body)
+	if key != "" {
+		letter.AggregateID = key
+	}
+	return letter, err
+}
+
+// Refused reports whether an error says that nothing was done: Redis said so, or
+// was never reached.
+func Refused(err error) bool {
+	if _, ok := rueidis.IsRedisErr(err); ok {
+		return true
+	}
+	var operation *net.OpError
+	return errors.Is(err, rueidis.ErrClosing) || errors.As(err, &operation) && operation.Op == "dial"
+}

@@ -1,0 +1,124 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/redis"
+	"github.com/tidings-go/tidings/driver/redis/streams"
+	store "github.com/tidings-go/tidings/store/redis"
+)
+
+// redisAddress is REDIS_URL without its user and password.
+func redisAddress(c Config) string {
+	u, err := url.Parse(c.RedisURL)
+	if err != nil {
+		return "(not a URL)"
+	}
+	u.User = nil
+	return u.String()
+}
+
+// redisClient reads REDIS_URL. A complaint repeats nothing of it: a password may be
+// in it.
+func redisClient(c Config, wanted string) (rueidis.ClientOption, error) {
+	if c.RedisURL == "" {
+		return rueidis.ClientOption{}, fmt.Errorf("%s and REDIS_URL %w: for example redis://localhost:6379", wanted, errMissing)
+	}
+	if u, err := url.Parse(c.RedisURL); err != nil || u.Host == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
+		return rueidis.ClientOption{}, errors.New("REDIS_URL is not redis://host:port or rediss://host:port")
+	}
+	option, err := rueidis.ParseURL(c.RedisURL)
+	if err != nil {
+		return rueidis.ClientOption{}, errors.New("REDIS_URL cannot be read: it is redis://[user:password@]host:port[/number]")
+	}
+	return option, nil
+}
+
+func openRedis(config Config, options *Options) (driver.Driver, []error) {
+	client, err := redisClient(config, "EVENT_DRIVER is redis")
+	if err != nil {
+		return nil, []error{err}
+	}
+	o := redis.Options{Client: client, Namespace: config.Namespace}
+	if options.Redis != nil {
+		options.Redis(&o)
+	}
+	d, err := redis.New(o)
+	if err != nil {
+		return nil, []error{fmt.Errorf("EVENT_DRIVER=redis, REDIS_URL=%s (and EVENT_NAMESPACE): %w", redisAddress(config), err)}
+	}
+	return d, nil
+}
+
+func openStreams(config Config, options *Options) (driver.Driver, []error) {
+	client, err := redisClient(config, "EVENT_DRIVER is redis-streams")
+	if err != nil {
+		return nil, []error{err}
+	}
+	o := streams.Options{Client: client, Namespace: config.Namespace}
+	if options.RedisStreams != nil {
+		options.RedisStreams(&o)
+	}
+	d, err := streams.New(o)
+	if err != nil {
+		return nil, []error{fmt.Errorf("EVENT_DRIVER=redis-streams, REDIS_URL=%s (and EVENT_NAMESPACE): %w", redisAddress(config), err)}
+	}
+	return d, nil
+}
+
+// sharedClaims is the claims store that setup opened; the bus closes it.
+type sharedClaims struct {
+	*store.Claims
+	client rueidis.Client
+}
+
+// Close ends its connections.
+func (c *sharedClaims) Close(context.Context) error {
+	c.client.Close()
+	return nil
+}
+
+// openClaims puts the store that EVENT_CLAIMS names into the options of the bus.
+func openClaims(config Config, bus *tidings.Options) (*sharedClaims, []error) {
+	keep := 7 * 24 * time.Hour
+	var errs []error
+	if config.ClaimsKeep != "" {
+		var err error
+		if keep, err = time.ParseDuration(config.ClaimsKeep); err != nil || keep <= 0 {
+			errs = append(errs, fmt.Errorf("EVENT_CLAIMS_KEEP is %q: a duration such as 168h", config.ClaimsKeep))
+		}
+	}
+	switch config.Claims {
+	case "":
+		return nil, errs
+	case "redis":
+	default:
+		return nil, append(errs, fmt.Errorf("EVENT_CLAIMS is %q: it is empty, or redis", config.Claims))
+	}
+	if bus.Claims != nil {
+		return nil, append(errs, errors.New("EVENT_CLAIMS is redis and Options.Bus.Claims is set too: one of them"))
+	}
+	option, err := redisClient(config, "EVENT_CLAIMS is redis")
+	if err != nil {
+		return nil, append(errs, err)
+	}
+	option.DisableCache = true
+	client, err := rueidis.NewClient(option)
+	if err != nil {
+		return nil, append(errs, fmt.Errorf("EVENT_CLAIMS=redis, REDIS_URL=%s: %w", redisAddress(config), err))
+	}
+	claims := &sharedClaims{store.NewClaims(client, config.Namespace), client}
+	bus.Claims = claims
+	if bus.RedeliveryHorizon == 0 {
+		bus.RedeliveryHorizon = keep
+	}
+	return claims, errs
+}
