@@ -56,7 +56,7 @@ func New(options Options) (*Driver, error) {
 		options: o, client: client, holder: rand.Text(), waitTime: time.Second,
 		subscribed: make(map[string]*consumer), channels: make(map[string]bool), warned: make(map[string]bool),
 		features: driver.Features{
-			Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true,
+			Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true, Sources: true,
 			MaxSize: o.MaxMessageBytes, RedeliveryHorizon: -1,
 		},
 	}, nil
