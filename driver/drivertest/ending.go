@@ -87,6 +87,9 @@ func drainEverything(s *scene) {
 		publishing.Go(func() { p.publish(l.steps(fmt.Sprint("lane-", n), 100)...) })
 	}
 	s.eventually("every lane is at work", func() bool { return p.seen.count(tidings.Started) == 4 }, nil)
+	if s.features.Broadcast {
+		publishing.Wait() // what is published after the end is nobody's
+	}
 	p.cancel()
 	close(hold)
 	publishing.Wait()
