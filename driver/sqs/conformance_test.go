@@ -64,14 +64,12 @@ var namespaces atomic.Int64
 func conformance(url string, fifo, topics bool, change ...func(*sqs.Options)) drivertest.Harness {
 	// make mutants shortens it: what it breaks never comes.
 	shorter, _ := time.ParseDuration(os.Getenv("TIDINGS_TEST_PATIENCE"))
-	if shorter == 0 {
-		shorter = time.Minute // many of these tests run at once
-	}
 	timeout := 5 * time.Second
 	if url == os.Getenv("TIDINGS_ELASTICMQ_URL") {
 		timeout = 10 * time.Second // it answers late where it shares two cores with its tests
 	}
-	return drivertest.Harness{Patience: shorter, Events: 2_400, NewBroker: func(t testing.TB) drivertest.Broker {
+	// Many of these tests run at once, on few cores.
+	return drivertest.Harness{Patience: shorter, TimeScale: 4, Events: 2_400, NewBroker: func(t testing.TB) drivertest.Broker {
 		namespace := newNamespace(t, url)
 		line := &drivertest.Line{}
 		plain := client(url, nil)
