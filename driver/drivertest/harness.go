@@ -23,6 +23,10 @@ type Harness struct {
 	// TimeScale stretches every time of the suite, Patience and the backoffs of
 	// handlers included, for a slow broker or machine. 0 means 1.
 	TimeScale float64
+
+	// Events is how many events the case "ledger" has, for a broker to which each
+	// costs much. 0 means 10 000.
+	Events int
 }
 
 // Broker is the broker of one case.

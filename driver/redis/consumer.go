@@ -108,13 +108,25 @@ func (c *consumer) Run(ctx context.Context) error {
 
 var errEnded = errors.New("the connection ended")
 
+// farewell is how long what is on its way may take to arrive at the end.
+const farewell = time.Second
+
 // receive connects, subscribes and delivers until the connection breaks or ctx
-// ends.
+// ends. Then it unsubscribes: what Redis had sent before is still delivered.
 func (c *consumer) receive(ctx context.Context) error {
 	own, release := c.driver.client.Dedicate()
 	defer release()
 	defer own.Close()
-	stop := context.AfterFunc(ctx, own.Close)
+	ends, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	stop := context.AfterFunc(ctx, func() {
+		defer own.Close()
+		last, cancel := context.WithTimeout(ends, farewell)
+		defer cancel()
+		if own.Do(last, own.B().Unsubscribe().Build()).Error() == nil { // its channels, all of them
+			<-last.Done()
+		}
+	})
 	defer stop()
 	topics := make([]string, 0, len(c.topics))
 	for topic := range c.topics {
@@ -130,12 +142,15 @@ func (c *consumer) receive(ctx context.Context) error {
 		OnSubscription: func(s rueidis.PubSubSubscription) {
 			confirmed.Lock()
 			defer confirmed.Unlock()
-			if delete(left, s.Channel); s.Kind == "subscribe" && len(left) == 0 {
+			switch delete(left, s.Channel); {
+			case s.Kind == "unsubscribe" && s.Count == 0:
+				end()
+			case s.Kind == "subscribe" && len(left) == 0:
 				c.outage.Answered()
 				c.sink.Joined()
 			}
 		},
-		OnMessage: func(m rueidis.PubSubMessage) { c.deliver(ctx, m) },
+		OnMessage: func(m rueidis.PubSubMessage) { c.deliver(ends, m) },
 	})
 	if err := own.Do(ctx, own.B().Subscribe().Channel(topics...).Build()).Error(); err != nil {
 		return err

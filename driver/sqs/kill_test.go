@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "8"); err != nil { // the tests wait for polls and do little else
+	if err := flag.Set("test.parallel", "12"); err != nil { // the tests wait for polls and do little else
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -33,6 +33,7 @@ type queue struct {
 	attributes map[string]string
 	messages   []*message // in the order of sending
 	sent       map[string]deduplicated
+	wake       chan struct{} // closed and replaced when a message may have become visible
 }
 
 type deduplicated struct {
@@ -80,7 +81,7 @@ func (s *Server) createQueue(in *input) (any, error) {
 		}
 		return map[string]string{"QueueUrl": q.url}, nil
 	}
-	q := &queue{name: in.QueueName, url: s.URL() + "/000000000000/" + in.QueueName, fifo: fifo, sent: make(map[string]deduplicated), attributes: map[string]string{
+	q := &queue{name: in.QueueName, url: s.URL() + "/000000000000/" + in.QueueName, fifo: fifo, sent: make(map[string]deduplicated), wake: make(chan struct{}), attributes: map[string]string{
 		"VisibilityTimeout": strconv.Itoa(defaultTimeout), "MessageRetentionPeriod": "345600", "MaximumMessageSize": strconv.Itoa(maxBytes),
 		"ReceiveMessageWaitTimeSeconds": "0", "DelaySeconds": "0", "QueueArn": "arn:aws:sqs:us-east-1:000000000000:" + in.QueueName,
 	}}
@@ -135,7 +136,7 @@ func (s *Server) deleteQueue(in *input) (any, error) {
 	q, err := s.find(in)
 	if err == nil {
 		delete(s.queues, q.name)
-		s.wakeAll()
+		q.wakeAll()
 	}
 	return struct{}{}, err
 }
@@ -181,9 +182,10 @@ func (s *Server) setQueueAttributes(in *input) (any, error) {
 	return struct{}{}, err
 }
 
-func (s *Server) wakeAll() {
-	close(s.wake)
-	s.wake = make(chan struct{})
+// wakeAll wakes whoever waits for messages. The caller holds the server's lock.
+func (q *queue) wakeAll() {
+	close(q.wake)
+	q.wake = make(chan struct{})
 }
 
 func (s *Server) newID() string {
@@ -251,7 +253,7 @@ func (s *Server) send(q *queue, e *entry) (map[string]string, error) {
 	}
 	if !known {
 		q.messages = append(q.messages, m)
-		s.wakeAll()
+		q.wakeAll()
 	}
 	answer := map[string]string{"MessageId": m.id, "MD5OfMessageBody": sum([]byte(m.body))}
 	if len(m.attributes) > 0 {
@@ -347,7 +349,7 @@ func (s *Server) receive(r *http.Request, in *input) (any, error) {
 			return nil, err
 		}
 		got, next := s.take(q, in, time.Now())
-		wake := s.wake
+		wake := q.wake
 		s.mu.Unlock()
 		left := time.Until(deadline)
 		if len(got) > 0 || left <= 0 {
@@ -401,7 +403,7 @@ func (s *Server) take(q *queue, in *input, now time.Time) (got []map[string]any,
 		if dead := s.queues[target]; dead != nil && m.received >= most {
 			q.remove(m)
 			dead.messages = append(dead.messages, &message{id: m.id, body: m.body, attributes: m.attributes, group: m.group, duplicate: m.duplicate, sentAt: m.sentAt, received: 0})
-			s.wakeAll()
+			dead.wakeAll()
 			continue
 		}
 		m.received++
@@ -446,7 +448,7 @@ func (s *Server) delete(q *queue, e *entry) (map[string]string, error) {
 		return nil, err
 	}
 	q.remove(m)
-	s.wakeAll() // its group may go on
+	q.wakeAll() // its group may go on
 	return nil, nil
 }
 
@@ -473,7 +475,7 @@ func (s *Server) change(q *queue, e *entry) (map[string]string, error) {
 		return nil, refuse("MessageNotInflight", "The specified message isn't in flight.")
 	}
 	m.visibleAt = now.Add(time.Duration(*e.VisibilityTimeout) * time.Second)
-	s.wakeAll()
+	q.wakeAll()
 	return nil, nil
 }
 

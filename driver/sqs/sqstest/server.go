@@ -17,7 +17,6 @@ type Server struct {
 	http *httptest.Server
 
 	mu     sync.Mutex
-	wake   chan struct{} // closed and replaced when a message may have become visible
 	queues map[string]*queue
 	calls  map[string]int
 	fail   func(action string) error
@@ -28,7 +27,7 @@ type Server struct {
 
 // Start starts a server without queues; the test's end stops it.
 func Start(t testing.TB) *Server {
-	s := &Server{wake: make(chan struct{}), queues: make(map[string]*queue), calls: make(map[string]int), closed: make(chan struct{})}
+	s := &Server{queues: make(map[string]*queue), calls: make(map[string]int), closed: make(chan struct{})}
 	s.http = httptest.NewServer(http.HandlerFunc(s.serve))
 	t.Cleanup(func() {
 		close(s.closed) // ends long polls
