@@ -43,8 +43,42 @@ type Transaction interface {
 // SQLTransaction makes an Executor of a database/sql transaction.
 func SQLTransaction(tx *sql.Tx) Executor { return sqlExecutor{tx} }
 
-// SQLDatabase makes a Database of a database/sql pool.
-func SQLDatabase(db *sql.DB) Database { return sqlDatabase{sqlExecutor{db}, db} }
+// SQLDatabase makes a Database of a database/sql pool; its transactions begin
+// with the options given, or nil.
+func SQLDatabase(db *sql.DB, options *sql.TxOptions) Database {
+	return sqlDatabase{sqlExecutor{db}, db, options}
+}
+
+// SQLConnection makes an Executor of one database/sql connection.
+func SQLConnection(connection *sql.Conn) Executor { return sqlExecutor{connection} }
+
+// BeginSQL begins transactions for handlers on a database/sql pool. A
+// transaction ends only by commit or rollback: a context that ends while it is
+// being committed would leave its outcome unknown for no reason.
+func BeginSQL(db *sql.DB) func(ctx context.Context) (*sql.Tx, func(context.Context) error, func(context.Context) error, error) {
+	return func(ctx context.Context) (*sql.Tx, func(context.Context) error, func(context.Context) error, error) {
+		lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		stop := context.AfterFunc(ctx, cancel)
+		tx, err := db.BeginTx(lasting, nil)
+		if !stop() && err == nil {
+			_ = tx.Rollback() // ctx has ended, and with it the transaction
+			err = ctx.Err()
+		}
+		if err != nil {
+			cancel()
+			return nil, nil, nil, err
+		}
+		commit := func(context.Context) error {
+			defer cancel()
+			return tx.Commit()
+		}
+		rollback := func(context.Context) error {
+			defer cancel()
+			return tx.Rollback()
+		}
+		return tx, commit, rollback, nil
+	}
+}
 
 // conn is what *sql.DB, *sql.Conn and *sql.Tx have in common.
 type conn interface {
@@ -68,13 +102,14 @@ func (e sqlExecutor) Query(ctx context.Context, statement string, arguments ...a
 
 type sqlDatabase struct {
 	sqlExecutor
-	db *sql.DB
+	db      *sql.DB
+	options *sql.TxOptions
 }
 
 func (d sqlDatabase) Ping(ctx context.Context) error { return d.db.PingContext(ctx) }
 
 func (d sqlDatabase) Begin(ctx context.Context) (Transaction, error) {
-	tx, err := d.db.BeginTx(ctx, nil)
+	tx, err := d.db.BeginTx(ctx, d.options)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,151 @@
+package sqlstore
+
+import (
+	"context"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// Claims returns the engine's claims over this store.
+func (b *base) Claims() driver.Claims { return claims{b} }
+
+type claims struct{ *base }
+
+// Durable implements [driver.Claims].
+func (c claims) Durable() bool { return true }
+
+// Claim implements [driver.Claims].
+func (c claims) Claim(ctx context.Context, r driver.ClaimRequest) (driver.ClaimAnswer, error) {
+	run := c.pool()
+	if err := c.ready(ctx, run); err != nil {
+		return driver.ClaimAnswer{}, err
+	}
+	for {
+		answer, decided, err := c.claim(ctx, run, r)
+		if err != nil {
+			return driver.ClaimAnswer{}, c.fail(err, "claim %s %s", r.Subscription, r.Key)
+		}
+		if decided {
+			return answer, nil
+		}
+		// Released between the two statements: the key is free.
+		if err := ctx.Err(); err != nil {
+			return driver.ClaimAnswer{}, c.fail(err, "claim %s %s", r.Subscription, r.Key)
+		}
+	}
+}
+
+// claim takes the key in one statement, whatever others do meanwhile. Where that
+// statement cannot return what it did, or did nothing, the row tells.
+func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest) (answer driver.ClaimAnswer, decided bool, err error) {
+	arguments := []any{r.Subscription, r.Key, r.Owner, microseconds(r.Lease), int64(r.Digest)}
+	take := "INSERT INTO {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 0, {now} + " + c.integer("$4") + ", $5, 0, NULL) " + c.dialect.Take
+	if c.dialect.Returning {
+		found, err := run.One(ctx, take+" RETURNING crashes", arguments, &answer.Crashes)
+		if err != nil {
+			return answer, false, err
+		}
+		if found {
+			answer.State = driver.ClaimFresh
+			return answer, true, nil
+		}
+	} else if err := c.again(ctx, func() error { _, err := run.Exec(ctx, take, arguments...); return err }); err != nil {
+		return answer, false, err
+	}
+	var owner string
+	var done, crashes int
+	var until, digest int64
+	found, err := run.One(ctx, "SELECT owner, done, until_at, digest, crashes FROM {claims} WHERE subscription = $1 AND claim_key = $2", arguments[:2], &owner, &done, &until, &digest, &crashes)
+	switch {
+	case err != nil || !found:
+		return answer, false, err
+	case done != 0:
+		return driver.ClaimAnswer{State: driver.ClaimDone, Digest: uint64(digest)}, true, nil
+	case owner != r.Owner:
+		return driver.ClaimAnswer{State: driver.ClaimBusy, Until: at(until)}, true, nil
+	}
+	return driver.ClaimAnswer{State: driver.ClaimFresh, Crashes: crashes}, true, nil
+}
+
+// Finish implements [driver.Claims].
+func (c claims) Finish(ctx context.Context, r driver.ClaimRequest) error {
+	var keep any
+	if r.Keep > 0 {
+		keep = microseconds(r.Keep)
+	}
+	arguments := []any{r.Subscription, r.Key, r.Owner, int64(r.Digest), keep}
+	finished := false
+	err := c.again(ctx, func() error {
+		_, err := c.pool().Exec(ctx, "UPDATE {claims} SET done = 1, digest = $4, keep_until = {now} + "+c.integer("$5")+" WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", arguments...)
+		return err
+	})
+	if err == nil { // a count of changed rows would not tell of one that was finished before
+		finished, err = c.Claimed(ctx, r.Subscription, r.Key, r.Owner)
+	}
+	if err != nil {
+		return c.fail(err, "finish the claim on %s %s", r.Subscription, r.Key)
+	}
+	if !finished {
+		return driver.ErrNotClaimed
+	}
+	c.forgetSome(ctx)
+	return nil
+}
+
+// Release implements [driver.Claims].
+func (c claims) Release(ctx context.Context, r driver.ClaimRequest) error {
+	err := c.again(ctx, func() error {
+		_, err := c.pool().Exec(ctx, "DELETE FROM {claims} WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", r.Subscription, r.Key, r.Owner)
+		return err
+	})
+	return c.fail(err, "release the claim on %s %s", r.Subscription, r.Key)
+}
+
+const (
+	forgetEvery = 256 // claims
+	forgetBatch = 1024
+	forgetStart = "2592000000000" // 30 days in microseconds
+)
+
+// forgetSome deletes keys whose time is over: whoever adds keys takes old ones
+// away, faster than they come. Once in a while it costs one more statement.
+func (b *base) forgetSome(ctx context.Context) {
+	if b.claimed.Add(1)%forgetEvery != 0 {
+		return
+	}
+	_, _ = b.Forget(context.WithoutCancel(ctx), forgetBatch) // the next one tries again
+}
+
+// Forget deletes at most limit dedup keys whose time is over, and counts of
+// starts that nobody has ended for 30 days. The store does it by itself, a batch
+// for every 256 events that are handled.
+func (b *base) Forget(ctx context.Context, limit int) (int, error) {
+	var deleted int64
+	err := b.atomically(ctx, func(ctx context.Context, run Statements) error {
+		type key struct{ subscription, key string }
+		var keys []key
+		err := run.Each(ctx, "SELECT subscription, claim_key FROM {claims} WHERE keep_until < (SELECT {now}) ORDER BY keep_until LIMIT $1"+b.dialect.SkipLocked, []any{limit}, func(rows Rows) error {
+			var k key
+			err := rows.Scan(&k.subscription, &k.key)
+			keys = append(keys, k)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		deleted = int64(len(keys))
+		bySubscription := make(map[string][]string)
+		for _, k := range keys {
+			bySubscription[k.subscription] = append(bySubscription[k.subscription], k.key)
+		}
+		for subscription, keys := range bySubscription {
+			arguments := []any{subscription}
+			if _, err := run.Exec(ctx, "DELETE FROM {claims} WHERE subscription = $1 AND claim_key IN "+in(&arguments, keys), arguments...); err != nil {
+				return err
+			}
+		}
+		_, err = run.Exec(ctx, "DELETE FROM {starts} WHERE started_at < (SELECT {now}) - "+forgetStart)
+		return err
+	})
+	return int(deleted), b.fail(err, "forget old keys")
+}

@@ -1,0 +1,213 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"unicode/utf8"
+)
+
+// Dialect is what differs between databases. Statements are written with tokens
+// in braces: {now} and the names of tables.
+type Dialect struct {
+	// Name of the store, which begins its errors: "postgres".
+	Name string
+	// Now is the store's clock in microseconds since 1970, of an integer type.
+	Now string
+	// Int is a cast to a 64-bit integer: "CAST(%s AS bigint)".
+	Int string
+	// Positional says that placeholders are ?, one for each argument, instead of
+	// $1 or what Placeholder gives.
+	Positional bool
+	// Placeholder writes the n-th placeholder where it is not $n.
+	Placeholder func(n int) string
+	// Quote writes the name of a table.
+	Quote func(table string) string
+	// Upsert begins what follows the conflict of an INSERT with a key, given its
+	// columns: "ON CONFLICT (a, b) DO UPDATE SET".
+	Upsert func(columns string) string
+	// New names a value of the row that an INSERT could not insert.
+	New func(column string) string
+	// Returning: INSERT … ON CONFLICT DO UPDATE … WHERE … RETURNING is had.
+	Returning bool
+	// Take is the end of an INSERT into claims that takes a lease over when it is
+	// over, is renewed by its owner, or belongs to a key whose time is over.
+	// TakeDone is the same for a key that is handled with the transaction: it
+	// yields only to one that is handled already.
+	Take, TakeDone string
+	// ForUpdate, ForShare and SkipLocked end a SELECT that locks its rows; empty
+	// where one writer at a time is the rule.
+	ForUpdate, ForShare, SkipLocked string
+	// Writes is a statement that makes a transaction a writer before it has read
+	// anything, or "".
+	Writes string
+	// Savepoint: a commit is to find out whether the server has rolled the
+	// transaction back on its own meanwhile.
+	Savepoint bool
+	// Serialize makes writers with the same key wait for each other until their
+	// transactions end. The key is the hash of a channel and an aggregate.
+	Serialize func(ctx context.Context, run Statements, key int64) error
+	// Notify tells listeners that rows were added when the transaction commits, or
+	// is nil.
+	Notify func(ctx context.Context, run Statements) error
+	// Retry reports that a transaction of ours was rolled back for no fault of its
+	// own: a deadlock, a lock that was not had in time.
+	Retry func(err error) bool
+	// Answered reports that an error of a commit is the server's answer that
+	// nothing is committed.
+	Answered func(err error) bool
+	// NoTable reports that an error says that a table does not exist.
+	NoTable func(err error) bool
+	// SentAtOnce is one statement for [Store.Sent] where there is one. Its
+	// arguments are group, holder, leases and sequences as JSON; it returns the
+	// number of rows.
+	SentAtOnce, SentAndKept string
+}
+
+// tables are the names that statements may have in braces.
+var tables = []string{
+	"schema", "outbox", "outbox_sent", "outbox_held", "locks", "leases", "members", "claims", "starts", "epochs",
+	"dead_letters", "lanes", "lane_owners", "parked",
+}
+
+// Statements runs statements that are written with tokens.
+type Statements struct {
+	executor Executor
+	book     *book
+}
+
+// Exec runs a statement and returns how many rows it changed.
+func (s Statements) Exec(ctx context.Context, statement string, arguments ...any) (int64, error) {
+	r := s.book.render(statement)
+	return s.executor.Exec(ctx, r.text, r.arrange(arguments)...)
+}
+
+// Each runs a query and calls scan for each row.
+func (s Statements) Each(ctx context.Context, statement string, arguments []any, scan func(Rows) error) error {
+	r := s.book.render(statement)
+	rows, err := s.executor.Query(ctx, r.text, r.arrange(arguments)...)
+	if err != nil {
+		return err
+	}
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			_ = rows.Close() // the error of the scan says more
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		_ = rows.Close() // the same
+		return err
+	}
+	return rows.Close()
+}
+
+// One runs a query for one row at most. It reports whether there was one.
+func (s Statements) One(ctx context.Context, statement string, arguments []any, destinations ...any) (found bool, err error) {
+	err = s.Each(ctx, statement, arguments, func(rows Rows) error {
+		found = true
+		return rows.Scan(destinations...)
+	})
+	return found, err
+}
+
+// book renders statements for one dialect and set of tables, each once.
+type book struct {
+	dialect *Dialect
+	tokens  *strings.Replacer
+	done    sync.Map // string → rendered
+}
+
+type rendered struct {
+	text string
+	// order is, for positional placeholders, the argument of each.
+	order []int
+}
+
+func newBook(d *Dialect) *book {
+	pairs := []string{"{now}", d.Now}
+	for _, t := range tables {
+		pairs = append(pairs, "{"+t+"}", d.Quote(t))
+	}
+	return &book{dialect: d, tokens: strings.NewReplacer(pairs...)}
+}
+
+func (b *book) render(statement string) rendered {
+	if r, ok := b.done.Load(statement); ok {
+		return r.(rendered) //nolint:errcheck,forcetypeassert // nothing else is stored
+	}
+	r := rendered{text: b.tokens.Replace(statement)}
+	if b.dialect.Positional || b.dialect.Placeholder != nil {
+		r.text, r.order = b.placeholders(r.text)
+	}
+	b.done.Store(statement, r)
+	return r
+}
+
+// placeholders rewrites $1, $2, … No statement of ours has a dollar sign
+// elsewhere.
+func (b *book) placeholders(text string) (string, []int) {
+	var out strings.Builder
+	var order []int
+	for {
+		before, rest, found := strings.Cut(text, "$")
+		out.WriteString(before)
+		if !found {
+			return out.String(), order
+		}
+		digits := 0
+		for digits < len(rest) && rest[digits] >= '0' && rest[digits] <= '9' {
+			digits++
+		}
+		n, _ := strconv.Atoi(rest[:digits])
+		if b.dialect.Positional {
+			out.WriteByte('?')
+			order = append(order, n-1)
+		} else {
+			out.WriteString(b.dialect.Placeholder(n))
+		}
+		text = rest[digits:]
+	}
+}
+
+func (r rendered) arrange(arguments []any) []any {
+	if r.order == nil {
+		return arguments
+	}
+	arranged := make([]any, len(r.order))
+	for n, at := range r.order {
+		arranged[n] = arguments[at]
+	}
+	return arranged
+}
+
+// in appends values to the arguments and returns the list of their
+// placeholders, in parentheses. Lists are filled up to a power of two with the
+// last value, so that there are few different statements to prepare.
+func in[T any](arguments *[]any, values []T) string {
+	var list strings.Builder
+	list.WriteByte('(')
+	count := 1
+	for count < len(values) {
+		count *= 2
+	}
+	for n := range count {
+		if n > 0 {
+			list.WriteString(", ")
+		}
+		*arguments = append(*arguments, values[min(n, len(values)-1)])
+		fmt.Fprintf(&list, "$%d", len(*arguments))
+	}
+	list.WriteByte(')')
+	return list.String()
+}
+
+// clean makes text that every database stores: valid UTF-8 without NUL.
+func clean(text string) string {
+	if utf8.ValidString(text) && !strings.Contains(text, "\x00") {
+		return text
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
+}

@@ -1,0 +1,165 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/inbox"
+)
+
+// commitTime bounds a commit: it does not end with the handler's context, so
+// that an outcome is not made unknown for no reason.
+const commitTime = 30 * time.Second
+
+// savepoint is where a database with [Dialect.Savepoint] forgets a transaction
+// that it rolled back on its own.
+const savepoint = "tidings_handler"
+
+// Transact implements [inbox.Store].
+func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, tx TX) error) error {
+	if err := s.ready(ctx, s.pool()); err != nil {
+		return err
+	}
+	tx, commit, rollback, err := s.begin(ctx)
+	if err != nil {
+		return s.fail(err, "begin")
+	}
+	over := false
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	defer func() {
+		if !over { // also when fn panics
+			_ = rollback(ending)
+		}
+		cancel()
+	}()
+	run := s.on(s.transaction(tx))
+	if s.dialect.Writes != "" {
+		if _, err := run.Exec(ctx, s.dialect.Writes); err != nil {
+			return s.fail(err, "begin")
+		}
+	}
+	if s.dialect.Savepoint {
+		if _, err := run.Exec(ctx, "SAVEPOINT "+savepoint); err != nil {
+			return s.fail(err, "begin")
+		}
+	}
+	if err := fn(ctx, tx); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return s.fail(err, "commit")
+	}
+	if s.dialect.Savepoint {
+		if _, err := run.Exec(ending, "RELEASE SAVEPOINT "+savepoint); err != nil {
+			return s.fail(err, "commit: the server has rolled the transaction back before (a deadlock whose error the handler did not return?)")
+		}
+	}
+	over = true
+	if err := commit(ending); err != nil {
+		return s.fail(s.outcome(err), "commit")
+	}
+	s.forgetSome(ctx)
+	return nil
+}
+
+// Claim implements [inbox.Store]. It shares its table with the engine's claims,
+// so that a subscription that begins to use an inbox knows what it has handled.
+func (s *Store[TX]) Claim(ctx context.Context, tx TX, r driver.ClaimRequest) (driver.ClaimAnswer, error) {
+	run := s.on(s.transaction(tx))
+	keep := any(nil)
+	if r.Keep > 0 {
+		keep = microseconds(r.Keep)
+	}
+	arguments := []any{r.Subscription, r.Key, r.Owner, int64(r.Digest), keep}
+	insert := "INSERT INTO {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 1, 0, $4, 0, {now} + " + s.integer("$5") + ") "
+	changed, err := run.Exec(ctx, insert+s.dialect.TakeDone, arguments...)
+	if err != nil {
+		return driver.ClaimAnswer{}, s.fail(err, "claim %s %s", r.Subscription, r.Key)
+	}
+	if s.dialect.Returning && changed > 0 {
+		return driver.ClaimAnswer{State: driver.ClaimFresh}, nil
+	}
+	var owner string
+	var digest int64
+	found, err := run.One(ctx, "SELECT owner, digest FROM {claims} WHERE subscription = $1 AND claim_key = $2"+s.dialect.ForUpdate, arguments[:2], &owner, &digest)
+	switch {
+	case err != nil:
+		return driver.ClaimAnswer{}, s.fail(err, "claim %s %s", r.Subscription, r.Key)
+	case !found:
+		return driver.ClaimAnswer{}, fmt.Errorf("%s: claim %s %s: the key was deleted meanwhile", s.dialect.Name, r.Subscription, r.Key)
+	case !s.dialect.Returning && owner == r.Owner:
+		return driver.ClaimAnswer{State: driver.ClaimFresh}, nil
+	}
+	return driver.ClaimAnswer{State: driver.ClaimDone, Digest: uint64(digest)}, nil
+}
+
+// Claimed implements [inbox.Store].
+func (b *base) Claimed(ctx context.Context, subscription, key, owner string) (bool, error) {
+	var one int
+	found, err := b.pool().One(ctx, "SELECT 1 FROM {claims} WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 1", []any{subscription, key, owner}, &one)
+	return found, b.fail(err, "look up the claim on %s %s", subscription, key)
+}
+
+// Start implements [inbox.Store].
+func (b *base) Start(ctx context.Context, subscription, key string) (starts int, err error) {
+	if err := b.ready(ctx, b.pool()); err != nil {
+		return 0, err
+	}
+	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
+		_, err := run.Exec(ctx, "INSERT INTO {starts} (subscription, claim_key, starts, started_at) VALUES ($1, $2, 1, {now}) "+
+			b.dialect.Upsert("subscription, claim_key")+" starts = {starts}.starts + 1, started_at = "+b.dialect.New("started_at"), subscription, key)
+		if err != nil {
+			return err
+		}
+		_, err = run.One(ctx, "SELECT starts FROM {starts} WHERE subscription = $1 AND claim_key = $2", []any{subscription, key}, &starts)
+		return err
+	})
+	return starts, b.fail(err, "count a start of %s %s", subscription, key)
+}
+
+// End implements [inbox.Store].
+func (b *base) End(ctx context.Context, subscription, key string) error {
+	err := b.again(ctx, func() error {
+		_, err := b.pool().Exec(ctx, "DELETE FROM {starts} WHERE subscription = $1 AND claim_key = $2", subscription, key)
+		return err
+	})
+	return b.fail(err, "end the count of starts of %s %s", subscription, key)
+}
+
+// Advance implements [inbox.Store].
+func (b *base) Advance(ctx context.Context, subscription, source string) (epoch int64, err error) {
+	if err := b.ready(ctx, b.pool()); err != nil {
+		return 0, err
+	}
+	epoch, err = b.advance(ctx, "epochs", subscription, source)
+	return epoch, b.fail(err, "advance %s %s", subscription, source)
+}
+
+// advance increments the epoch of a subscription and source in a table.
+func (b *base) advance(ctx context.Context, table, subscription, source string) (epoch int64, err error) {
+	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
+		_, err := run.Exec(ctx, "INSERT INTO {"+table+"} (subscription, source, epoch) VALUES ($1, $2, 1) "+
+			b.dialect.Upsert("subscription, source")+" epoch = {"+table+"}.epoch + 1", subscription, source)
+		if err != nil {
+			return err
+		}
+		_, err = run.One(ctx, "SELECT epoch FROM {"+table+"} WHERE subscription = $1 AND source = $2", []any{subscription, source}, &epoch)
+		return err
+	})
+	return epoch, err
+}
+
+// Fence implements [inbox.Store].
+func (s *Store[TX]) Fence(ctx context.Context, tx TX, subscription, source string, epoch int64) error {
+	var now int64
+	_, err := s.on(s.transaction(tx)).One(ctx, "SELECT epoch FROM {epochs} WHERE subscription = $1 AND source = $2"+s.dialect.ForShare, []any{subscription, source}, &now)
+	if err != nil {
+		return s.fail(err, "fence %s %s", subscription, source)
+	}
+	if now > epoch {
+		return fmt.Errorf("%s: %s %s is at epoch %d, this is %d: %w", s.dialect.Name, subscription, source, now, epoch, inbox.ErrFenced)
+	}
+	return nil
+}

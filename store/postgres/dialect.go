@@ -1,0 +1,99 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidings-go/tidings/store/internal/sqlstore"
+)
+
+const (
+	takeOver = `ON CONFLICT (subscription, claim_key) DO UPDATE SET
+		owner = excluded.owner, done = 0, until_at = excluded.until_at, digest = excluded.digest, keep_until = NULL,
+		crashes = CASE WHEN {claims}.done = 1 THEN 0 WHEN {claims}.owner = excluded.owner THEN {claims}.crashes ELSE {claims}.crashes + 1 END
+		WHERE ({claims}.done = 0 AND ({claims}.owner = excluded.owner OR {claims}.until_at <= {now}))
+		OR ({claims}.done = 1 AND {claims}.keep_until <= {now})`
+
+	takeDone = `ON CONFLICT (subscription, claim_key) DO UPDATE SET
+		owner = excluded.owner, done = 1, until_at = 0, digest = excluded.digest, crashes = 0, keep_until = excluded.keep_until
+		WHERE {claims}.done = 0 OR {claims}.keep_until <= {now}`
+
+	// The leases are locked until the statement ends, so that nobody takes them
+	// over between the check and the deletion.
+	sentHeld = `WITH held AS (
+			SELECT w.slot FROM {leases} l
+			JOIN json_to_recordset(CAST($3 AS text)::json) AS w(slot integer, name text, epoch bigint) ON w.name = l.name AND w.epoch = l.epoch
+			WHERE l.group_name = $1 AND l.holder = $2 AND l.until_at > {now} FOR SHARE OF l
+		), gone AS (
+			DELETE FROM {outbox} o USING held
+			WHERE o.slot = held.slot AND o.sequence IN (SELECT json_array_elements_text(CAST($4 AS text)::json)::bigint)`
+	sentAtOnce  = sentHeld + ` RETURNING 1) SELECT count(*) FROM gone`
+	sentAndKept = sentHeld + ` RETURNING o.*), kept AS (
+			INSERT INTO {outbox_sent} (sequence, slot, id, aggregatetype, aggregateid, type, headers, payload, created_at, attempts, sent_at)
+			SELECT sequence, slot, id, aggregatetype, aggregateid, type, headers, payload, created_at, attempts, {now} FROM gone RETURNING 1
+		) SELECT count(*) FROM kept`
+)
+
+func dialect(o Options) *sqlstore.Dialect {
+	d := &sqlstore.Dialect{
+		Name: "postgres",
+		Now:  "floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+		Int:  "CAST(%s AS bigint)",
+		Quote: func(table string) string {
+			if o.Schema == "" {
+				return quote(o.Prefix + table)
+			}
+			return quote(o.Schema) + "." + quote(o.Prefix+table)
+		},
+		Upsert:     func(columns string) string { return "ON CONFLICT (" + columns + ") DO UPDATE SET" },
+		New:        func(column string) string { return "excluded." + column },
+		Returning:  true,
+		Take:       takeOver,
+		TakeDone:   takeDone,
+		ForUpdate:  " FOR UPDATE",
+		ForShare:   " FOR SHARE",
+		SkipLocked: " FOR UPDATE SKIP LOCKED",
+		Serialize: func(ctx context.Context, run sqlstore.Statements, key int64) error {
+			_, err := run.Exec(ctx, "SELECT pg_advisory_xact_lock($1)", key)
+			return err
+		},
+		Retry: func(err error) bool {
+			state := sqlState(err)
+			return state == "40001" || state == "40P01" // serialization failure, deadlock
+		},
+		Answered: func(err error) bool {
+			if errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed) {
+				return true
+			}
+			// Of a server that ends (57) or has lost the client (08) nothing is known: it may have committed before.
+			state := sqlState(err)
+			return state != "" && !strings.HasPrefix(state, "57") && !strings.HasPrefix(state, "08")
+		},
+		NoTable:     func(err error) bool { return sqlState(err) == "42P01" || sqlState(err) == "3F000" },
+		SentAtOnce:  sentAtOnce,
+		SentAndKept: sentAndKept,
+	}
+	if !o.NoNotify {
+		notify := "SELECT pg_notify('" + channel(o) + "', '')"
+		d.Notify = func(ctx context.Context, run sqlstore.Statements) error {
+			_, err := run.Exec(ctx, notify)
+			return err
+		}
+	}
+	return d
+}
+
+// sqlState is the code of a server's error, of pgx or of another driver; "" for
+// what is no answer of the server.
+func sqlState(err error) string {
+	if answer, ok := errors.AsType[interface {
+		error
+		SQLState() string
+	}](err); ok {
+		return answer.SQLState()
+	}
+	return ""
+}
