@@ -59,7 +59,7 @@ type Config struct {
 
 	// RedisURL is redis://[user:password@]host:port[/number], or rediss:// with
 	// TLS. The drivers redis and redis-streams need it, and Claims. On a cluster
-	// further addresses are added as &addr=host:port.
+	// further addresses are added as ?addr=host:port&addr=host:port.
 	RedisURL string `env:"REDIS_URL" json:"-"`
 
 	// AWSRegion is the region of the queues, for example eu-central-1. Without

@@ -52,10 +52,10 @@ func (*reference) Position() string { return "" }
 
 // Subscribe implements [driver.Driver].
 func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return nil, errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	if s.Name == "" || len(s.Channels) == 0 {
 		return nil, fmt.Errorf("redis: subscription %q needs a name and at least one channel", s.Name)
 	}

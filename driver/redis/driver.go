@@ -5,13 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/redis/internal/wire"
+	"github.com/tidings-go/tidings/internal/calls"
 )
 
 // Options configures a driver.
@@ -80,9 +80,7 @@ type Driver struct {
 	client   rueidis.Client
 	features driver.Features
 
-	mu     sync.Mutex
-	closed bool
-	calls  sync.WaitGroup
+	calls calls.Gate
 }
 
 var (
@@ -142,25 +140,15 @@ func (d *Driver) DeadLetterName(channel, subscription string) string {
 // goes to the stream of [Driver.DeadLetterName], which keeps about
 // Options.MaxDeadLetters of them. Each instance writes what it gave up on itself.
 func (d *Driver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) error {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	stream := d.DeadLetterName(letter.Channel, letter.Subscription)
 	if err := wire.PutDeadLetter(ctx, d.client, stream, &letter, d.options.MaxDeadLetters); err != nil {
 		return fmt.Errorf("redis: subscription %s: dead letter %s to %s: %w", letter.Subscription, letter.ID, stream, err)
 	}
 	return nil
-}
-
-func (d *Driver) enter() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return false
-	}
-	d.calls.Add(1)
-	return true
 }
 
 var errClosed = fmt.Errorf("redis: %w", driver.ErrClosed)
@@ -172,10 +160,10 @@ func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
 	if len(messages) == 0 {
 		return nil
 	}
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	if ctx.Err() != nil {
 		return fmt.Errorf("redis: nothing was sent: %w", context.Cause(ctx))
 	}
@@ -214,10 +202,10 @@ func typeOf(m *driver.Message) string {
 
 // Check implements [driver.Checker]: Redis answers within ten seconds.
 func (d *Driver) Check(ctx context.Context) error {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := d.client.Do(ctx, d.client.B().Ping().Build()).Error(); err != nil {
@@ -229,23 +217,10 @@ func (d *Driver) Check(ctx context.Context) error {
 // Close implements [driver.Driver]: calls that are under way end by themselves or
 // with ctx.
 func (d *Driver) Close(ctx context.Context) error {
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
+	if !d.calls.Close() {
 		return nil
 	}
-	d.closed = true
-	d.mu.Unlock()
-	idle := make(chan struct{})
-	go func() {
-		d.calls.Wait()
-		close(idle)
-	}()
-	select {
-	case <-idle:
-	case <-ctx.Done(): // closing the client ends them
-	}
+	err := d.calls.Wait(ctx, d.client.Close)
 	d.client.Close()
-	<-idle
-	return nil
+	return err
 }

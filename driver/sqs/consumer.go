@@ -35,10 +35,10 @@ const outageAfter = 2 * time.Second
 // Subscribe implements [driver.Driver]. It finds or makes the queues, the topics
 // they follow and the dead letter queues; the error has every complaint at once.
 func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return nil, errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	if s.Name == "" || len(s.Channels) == 0 {
 		return nil, fmt.Errorf("sqs: subscription %q needs a name and at least one channel", s.Name)
 	}

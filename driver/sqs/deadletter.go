@@ -21,10 +21,10 @@ const AttributeDeadLetter = "deadLetter"
 // letter queue of the event's queue. Where it is too large for that with all of
 // its stack and error, less of them is written.
 func (d *Driver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) error {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	fail := func(err error) error {
 		return fmt.Errorf("sqs: subscription %s: dead letter %s: %w", letter.Subscription, letter.ID, err)
 	}

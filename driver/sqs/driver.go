@@ -13,6 +13,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
 )
 
 // Driver implements [driver.Driver] over SQS and SNS. Make it with [New]. All
@@ -24,10 +25,9 @@ type Driver struct {
 	options  Options
 	features driver.Features
 
+	calls calls.Gate // with the requests of senders
+
 	mu         sync.Mutex
-	closed     bool
-	calls      sync.WaitGroup
-	requests   sync.WaitGroup          // of senders
 	found      map[string]*destination // by what they are for
 	finding    map[string]*sync.Mutex  // one search at a time
 	senders    map[string]*sender      // by URL or ARN
@@ -110,26 +110,15 @@ func isFIFO(name string) bool { return strings.HasSuffix(name, ".fifo") }
 // nameOf is the name of the queue behind a URL.
 func nameOf(url string) string { return url[strings.LastIndexByte(url, '/')+1:] }
 
-// enter begins a call that uses the client; it reports false after Close.
-func (d *Driver) enter() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return false
-	}
-	d.calls.Add(1)
-	return true
-}
-
 var errClosed = fmt.Errorf("sqs: %w", driver.ErrClosed)
 
 // Check implements [driver.Checker]: SQS answers, and knows every queue that is
 // read. It takes at most ten seconds.
 func (d *Driver) Check(ctx context.Context) error {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	d.mu.Lock()
@@ -155,25 +144,13 @@ func (d *Driver) Check(ctx context.Context) error {
 // Close implements [driver.Driver]: what Publish has handed over is sent until ctx
 // ends.
 func (d *Driver) Close(ctx context.Context) error {
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
+	if !d.calls.Close() {
 		return nil
 	}
-	d.closed = true
-	d.mu.Unlock()
-	idle := make(chan struct{})
-	go func() {
-		d.calls.Wait()
-		d.requests.Wait()
-		close(idle)
-	}()
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("sqs: messages are still being sent: %w", context.Cause(ctx))
+	if err := d.calls.Wait(ctx, nil); err != nil {
+		return fmt.Errorf("sqs: %w", err)
 	}
+	return nil
 }
 
 // code is the error code of an answer, in whatever spelling; "" for what is no

@@ -37,10 +37,10 @@ func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
 	if len(messages) == 0 {
 		return nil
 	}
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	if ctx.Err() != nil {
 		return fmt.Errorf("sqs: nothing was sent: %w", context.Cause(ctx))
 	}
@@ -169,9 +169,9 @@ func (s *sender) pump() {
 		if len(batch) < batchSize && waits && !full(batch, s.to.limit) {
 			if !s.armed && !s.due {
 				s.armed = true
-				s.driver.requests.Add(1)
+				s.driver.calls.Hold()
 				time.AfterFunc(linger, func() {
-					defer s.driver.requests.Done()
+					defer s.driver.calls.Leave()
 					s.mu.Lock()
 					defer s.mu.Unlock()
 					s.armed, s.due = false, true
@@ -188,7 +188,7 @@ func (s *sender) pump() {
 				s.busy[o.group] = true
 			}
 		}
-		s.driver.requests.Go(func() { s.send(batch) })
+		s.driver.calls.Go(func() { s.send(batch) })
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
 )
 
 // Driver implements [driver.Driver] over Redis Streams. Make it with [New]. All
@@ -24,9 +25,9 @@ type Driver struct {
 	holder   string // names this driver among the owners of shards
 	waitTime time.Duration
 
+	calls calls.Gate
+
 	mu         sync.Mutex
-	closed     bool
-	calls      sync.WaitGroup
 	subscribed map[string]*consumer // by subscription
 	channels   map[string]bool      // whose number of shards was compared
 	trimming   context.CancelFunc
@@ -111,26 +112,15 @@ func (d *Driver) membersKey(group string) string {
 	return d.prefix() + "subscriptions:" + group + ":members"
 }
 
-// enter begins a call that uses the client; it reports false after Close.
-func (d *Driver) enter() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return false
-	}
-	d.calls.Add(1)
-	return true
-}
-
 var errClosed = fmt.Errorf("streams: %w", driver.ErrClosed)
 
 // Check implements [driver.Checker]: Redis answers, and has the number of shards
 // that is configured. It takes at most ten seconds.
 func (d *Driver) Check(ctx context.Context) error {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := d.client.Do(ctx, d.client.B().Ping().Build()).Error(); err != nil {
@@ -163,7 +153,7 @@ func (d *Driver) prepare(ctx context.Context, channel string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.channels[channel] = true
-	if d.trimming == nil && !d.closed && d.options.Retention > 0 {
+	if d.trimming == nil && d.options.Retention > 0 {
 		var trims context.Context
 		trims, d.trimming = context.WithCancel(context.Background())
 		d.trimmer.Go(func() { d.trimLoop(trims) })
@@ -196,27 +186,16 @@ func (d *Driver) compareShards(ctx context.Context, channel string) error {
 // Close implements [driver.Driver]: calls that are under way end by themselves or
 // with ctx.
 func (d *Driver) Close(ctx context.Context) error {
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
+	if !d.calls.Close() {
 		return nil
 	}
-	d.closed = true
+	err := d.calls.Wait(ctx, d.client.Close)
+	d.mu.Lock()
 	if d.trimming != nil {
 		d.trimming()
 	}
 	d.mu.Unlock()
-	idle := make(chan struct{})
-	go func() {
-		d.calls.Wait()
-		d.trimmer.Wait()
-		close(idle)
-	}()
-	select {
-	case <-idle:
-	case <-ctx.Done(): // closing the client ends them
-	}
 	d.client.Close()
-	<-idle
-	return nil
+	d.trimmer.Wait()
+	return err
 }

@@ -23,10 +23,10 @@ func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
 	if len(messages) == 0 {
 		return nil
 	}
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	if ctx.Err() != nil {
 		return fmt.Errorf("streams: nothing was sent: %w", context.Cause(ctx))
 	}
@@ -150,10 +150,10 @@ func messageSize(m *driver.Message) int {
 // original fields, and what went wrong in further ones, to
 // [Driver.DeadLetterName]. That stream is never trimmed.
 func (d *Driver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) error {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	stream := d.DeadLetterName(letter.Channel, letter.Subscription)
 	if err := wire.PutDeadLetter(ctx, d.client, stream, &letter, 0); err != nil {
 		return fmt.Errorf("streams: subscription %s: dead letter %s to %s: %w", letter.Subscription, letter.ID, stream, err)

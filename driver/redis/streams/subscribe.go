@@ -23,10 +23,10 @@ const outageAfter = time.Second
 // that is new begins where StartAt says; one that Redis lost begins again where
 // its owner's record says.
 func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
-	if !d.enter() {
+	if !d.calls.Enter() {
 		return nil, errClosed
 	}
-	defer d.calls.Done()
+	defer d.calls.Leave()
 	if s.Name == "" || len(s.Channels) == 0 {
 		return nil, fmt.Errorf("streams: subscription %q needs a name and at least one channel", s.Name)
 	}
