@@ -109,3 +109,19 @@ func Fingerprint(failure string) string {
 	text := strconv.FormatUint(h.Sum64(), 16)
 	return strings.Repeat("0", 16-len(text)) + text
 }
+
+// DeadLetterHistory is implemented by stores that keep every change of a letter.
+// It may be called at once.
+type DeadLetterHistory interface {
+	// DeadLetterChanges returns what happened to a letter, the oldest first;
+	// nothing for a letter that is not there.
+	DeadLetterChanges(ctx context.Context, subscription, key string) ([]DeadLetterChange, error)
+}
+
+// DeadLetterChange is one change of a dead letter. The note of one that was put
+// is its reason and failure.
+type DeadLetterChange struct {
+	At    time.Time
+	State DeadLetterState
+	Note  string
+}

@@ -58,6 +58,9 @@ type Features struct {
 	// Text: a body is text of the characters that XML 1.0 has; any other is
 	// refused at publish.
 	Text bool
+	// Outbox: what an outbox of the driver's own database holds is read by the
+	// driver itself, and nobody relays it.
+	Outbox bool
 	// Deduplication is how long the broker itself drops what is published again
 	// with an id that it has stored, 0 when it does not.
 	Deduplication time.Duration

@@ -3,6 +3,7 @@ package outbox
 import (
 	"hash/crc32"
 	"io"
+	"strconv"
 )
 
 // SlotOf returns the slot of an aggregate's rows: the CRC-32 (IEEE) of channel, a
@@ -14,3 +15,7 @@ func SlotOf(channel, aggregateID string) int {
 	_, _ = io.WriteString(h, aggregateID)
 	return int(h.Sum32() % Slots)
 }
+
+// LeaseName is the name of a slot's lease: its number. It is part of the stored
+// format.
+func LeaseName(slot int) string { return strconv.Itoa(slot) }

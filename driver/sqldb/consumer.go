@@ -59,7 +59,7 @@ type slot struct {
 // place is the handle of one delivery.
 type place struct {
 	slot  *slot
-	entry Entry
+	entry outbox.Entry
 	size  int
 }
 
@@ -170,13 +170,13 @@ func (c *consumer) read(ctx context.Context) {
 // how long until something is due else.
 func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, err error) {
 	next = time.Hour
-	var from []Place
+	var from []outbox.Place
 	owned := c.owned()
 	for _, s := range owned {
 		due := c.again(s)
 		next = min(next, due)
 		if position, room := c.room(s); room {
-			from = append(from, Place{s.number, position})
+			from = append(from, outbox.Place{Slot: s.number, Position: position})
 		}
 	}
 	next = min(next, c.commitLate(ctx, owned))
@@ -236,7 +236,7 @@ func (c *consumer) room(s *slot) (position int64, room bool) {
 }
 
 // deliver hands entries of one slot to the engine, as far as they fit.
-func (c *consumer) deliver(s *slot, entries []Entry) {
+func (c *consumer) deliver(s *slot, entries []outbox.Entry) {
 	var deliveries []driver.Delivery
 	s.mu.Lock()
 	for _, e := range entries {
@@ -366,14 +366,14 @@ func (c *consumer) commit(ctx context.Context, slots []*slot) error {
 	c.committing.Lock()
 	defer c.committing.Unlock()
 	var leases []driver.Lease
-	var progress []Progress
+	var progress []outbox.Progress
 	var versions []int64
 	var changed []*slot
 	for _, s := range slots {
 		s.mu.Lock()
 		if !s.gone && s.version != s.committed {
 			leases = append(leases, s.lease)
-			progress = append(progress, Progress{Place: Place{s.number, s.window.Base}, Finished: window.Encode(s.window.Base, s.window.Finished())})
+			progress = append(progress, outbox.Progress{Place: outbox.Place{Slot: s.number, Position: s.window.Base}, Finished: window.Encode(s.window.Base, s.window.Finished())})
 			versions = append(versions, s.version)
 			changed = append(changed, s)
 		}

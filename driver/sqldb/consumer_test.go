@@ -92,7 +92,7 @@ type instance struct {
 	stop     func()
 }
 
-func open(t *testing.T, log Log, change func(*Options)) *instance {
+func open(t *testing.T, log outbox.Log, change func(*Options)) *instance {
 	t.Helper()
 	o := Options{Name: "postgres", Log: log}
 	if change != nil {

@@ -1,7 +1,7 @@
 // Package sqldb is the driver over the application's own database: no broker at
 // all. Its log is the outbox of a store, so what a module publishes inside a
 // transaction and what the bus publishes lie in one place and in one order.
-// store/postgres and store/sqlite have what it needs ([Log]).
+// store/postgres and store/sqlite have what it needs ([outbox.Log]).
 //
 // # Delivery, order, duplicates
 //

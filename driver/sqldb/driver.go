@@ -49,7 +49,7 @@ func New(options Options) (*Driver, error) {
 		options: o, holder: id.String(),
 		consumers: make(map[*consumer]bool), appended: make(chan struct{}, 1),
 		features: driver.Features{
-			Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true, Sources: true,
+			Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true, Sources: true, Text: true, Outbox: true,
 			MaxSize: o.MaxMessageBytes, RedeliveryHorizon: -1,
 		},
 	}, nil

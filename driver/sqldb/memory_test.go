@@ -18,8 +18,8 @@ type memoryLog struct {
 	down     bool
 	sequence int64
 	pending  []outbox.Row
-	log      [outbox.Slots][]Entry
-	known    map[string]*[outbox.Slots]Progress
+	log      [outbox.Slots][]outbox.Entry
+	known    map[string]*[outbox.Slots]outbox.Progress
 	leases   map[string]*memoryLease // by group and name
 	members  map[string]time.Time    // by group and holder
 	letters  []driver.DeadLetter
@@ -32,12 +32,12 @@ type memoryLease struct {
 	until  time.Time
 }
 
-var _ Log = (*memoryLog)(nil)
+var _ outbox.Log = (*memoryLog)(nil)
 
 var errDown = errors.New("connection refused")
 
 func newMemoryLog() *memoryLog {
-	return &memoryLog{known: map[string]*[outbox.Slots]Progress{}, leases: map[string]*memoryLease{}, members: map[string]time.Time{}}
+	return &memoryLog{known: map[string]*[outbox.Slots]outbox.Progress{}, leases: map[string]*memoryLease{}, members: map[string]time.Time{}}
 }
 
 // lock begins a statement, unless the database is down.
@@ -91,7 +91,7 @@ func (l *memoryLog) Number(_ context.Context, limit int) (int, error) {
 func (l *memoryLog) number(limit int) int {
 	n := min(limit, len(l.pending))
 	for _, r := range l.pending[:n] {
-		l.log[r.Slot] = append(l.log[r.Slot], Entry{Place: Place{r.Slot, int64(len(l.log[r.Slot]))}, Row: r})
+		l.log[r.Slot] = append(l.log[r.Slot], outbox.Entry{Place: outbox.Place{Slot: r.Slot, Position: int64(len(l.log[r.Slot]))}, Row: r})
 	}
 	l.pending = l.pending[n:]
 	if n > 0 {
@@ -100,7 +100,7 @@ func (l *memoryLog) number(limit int) int {
 	return n
 }
 
-func (l *memoryLog) Read(_ context.Context, from []Place, channels []string, limit int) (all []Entry, err error) {
+func (l *memoryLog) Read(_ context.Context, from []outbox.Place, channels []string, limit int) (all []outbox.Entry, err error) {
 	if err := l.lock(); err != nil {
 		return nil, err
 	}
@@ -109,7 +109,7 @@ func (l *memoryLog) Read(_ context.Context, from []Place, channels []string, lim
 		entries := l.log[p.Slot][min(p.Position, int64(len(l.log[p.Slot]))):]
 		for _, e := range entries[:min(limit, len(entries))] {
 			if !slices.Contains(channels, e.Row.Channel) {
-				e = Entry{Place: e.Place, Row: outbox.Row{Channel: e.Row.Channel}, Foreign: true}
+				e = outbox.Entry{Place: e.Place, Row: outbox.Row{Channel: e.Row.Channel}, Foreign: true}
 			}
 			all = append(all, e)
 		}
@@ -126,7 +126,7 @@ func (l *memoryLog) Begin(_ context.Context, subscription string, start driver.S
 		return true, nil
 	}
 	l.number(len(l.pending))
-	var at [outbox.Slots]Progress
+	var at [outbox.Slots]outbox.Progress
 	for slot := range at {
 		at[slot].Slot = slot
 		switch start.Mode {
@@ -140,7 +140,7 @@ func (l *memoryLog) Begin(_ context.Context, subscription string, start driver.S
 	return false, nil
 }
 
-func (l *memoryLog) Progress(_ context.Context, subscription string, slots []int) (all []Progress, err error) {
+func (l *memoryLog) Progress(_ context.Context, subscription string, slots []int) (all []outbox.Progress, err error) {
 	if err := l.lock(); err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func (l *memoryLog) Progress(_ context.Context, subscription string, slots []int
 	return all, nil
 }
 
-func (l *memoryLog) Commit(_ context.Context, group, holder, subscription string, leases []driver.Lease, progress []Progress) (refused []driver.Lease, err error) {
+func (l *memoryLog) Commit(_ context.Context, group, holder, subscription string, leases []driver.Lease, progress []outbox.Progress) (refused []driver.Lease, err error) {
 	if err := l.lock(); err != nil {
 		return nil, err
 	}

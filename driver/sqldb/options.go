@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings/internal/window"
+	"github.com/tidings-go/tidings/outbox"
 )
 
 // Options configures a driver.
@@ -16,7 +17,7 @@ type Options struct {
 	Name string
 
 	// Log is the store. Needed. The driver does not close its pool.
-	Log Log
+	Log outbox.Log
 
 	// Keep is how long an entry stays that every subscription has passed: the
 	// history for a new subscription. Defaults to 7 days; negative keeps all.

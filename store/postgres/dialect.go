@@ -42,6 +42,7 @@ func dialect(o Options) *sqlstore.Dialect {
 		Name: "postgres",
 		Now:  "floor(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
 		Int:  "CAST(%s AS bigint)",
+		Text: "CAST(%s AS text)",
 		Quote: func(table string) string {
 			if o.Schema == "" {
 				return quote(o.Prefix + table)

@@ -39,9 +39,9 @@ func (c claims) Claim(ctx context.Context, r driver.ClaimRequest) (driver.ClaimA
 // statement cannot return what it did, or did nothing, the row tells.
 func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest) (answer driver.ClaimAnswer, decided bool, err error) {
 	arguments := []any{r.Subscription, r.Key, r.Owner, microseconds(r.Lease), int64(r.Digest)}
-	take := "INSERT INTO {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 0, {now} + " + c.integer("$4") + ", $5, 0, NULL) " + c.dialect.Take
+	take := " {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 0, {now} + " + c.integer("$4") + ", $5, 0, NULL) "
 	if c.dialect.Returning {
-		found, err := run.One(ctx, take+" RETURNING crashes", arguments, &answer.Crashes)
+		found, err := run.One(ctx, "INSERT INTO"+take+c.dialect.Take+" RETURNING crashes", arguments, &answer.Crashes)
 		if err != nil {
 			return answer, false, err
 		}
@@ -49,8 +49,12 @@ func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest
 			answer.State = driver.ClaimFresh
 			return answer, true, nil
 		}
-	} else if err := c.again(ctx, func() error { _, err := run.Exec(ctx, take, arguments...); return err }); err != nil {
-		return answer, false, err
+	} else {
+		for _, statement := range []string{c.dialect.InsertNew + take, c.dialect.Take} {
+			if err := c.again(ctx, func() error { _, err := run.Exec(ctx, statement, arguments...); return err }); err != nil {
+				return answer, false, err
+			}
+		}
 	}
 	var owner string
 	var done, crashes int

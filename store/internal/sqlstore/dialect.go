@@ -18,6 +18,8 @@ type Dialect struct {
 	Now string
 	// Int is a cast to a 64-bit integer: "CAST(%s AS bigint)".
 	Int string
+	// Text is a cast to text where a placeholder has no type by its place, or "".
+	Text string
 	// Positional says that placeholders are ?, one for each argument, instead of
 	// $1 or what Placeholder gives.
 	Positional bool
@@ -32,10 +34,18 @@ type Dialect struct {
 	New func(column string) string
 	// Returning: INSERT … ON CONFLICT DO UPDATE … WHERE … RETURNING is had.
 	Returning bool
+	// InsertNew begins an INSERT that does nothing where the key is there, for a
+	// database without Returning: "INSERT IGNORE INTO".
+	InsertNew string
+	// Touch ends an INSERT into claims that locks the row which is there already
+	// and counts as two changes then, for a database without Returning. A shared
+	// lock, which a plain duplicate leaves, makes deadlocks of two that ask.
+	Touch string
 	// Take is the end of an INSERT into claims that takes a lease over when it is
 	// over, is renewed by its owner, or belongs to a key whose time is over.
 	// TakeDone is the same for a key that is handled with the transaction: it
-	// yields only to one that is handled already.
+	// yields only to one that is handled already. Without Returning each is a
+	// statement of its own, with the same arguments, that follows the INSERT.
 	Take, TakeDone string
 	// ForUpdate, ForShare and SkipLocked end a SELECT that locks its rows; empty
 	// where one writer at a time is the rule.
@@ -69,7 +79,7 @@ type Dialect struct {
 // tables are the names that statements may have in braces.
 var tables = []string{
 	"schema", "outbox", "outbox_sent", "outbox_held", "locks", "leases", "members", "claims", "starts", "epochs",
-	"dead_letters", "lanes", "lane_owners", "parked",
+	"dead_letters", "dead_letter_changes", "parked", "lane_owners", "lane_orders", "log", "log_slots", "positions",
 }
 
 // Statements runs statements that are written with tokens.

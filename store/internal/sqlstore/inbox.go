@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -73,24 +74,26 @@ func (s *Store[TX]) Claim(ctx context.Context, tx TX, r driver.ClaimRequest) (dr
 		keep = microseconds(r.Keep)
 	}
 	arguments := []any{r.Subscription, r.Key, r.Owner, int64(r.Digest), keep}
-	insert := "INSERT INTO {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 1, 0, $4, 0, {now} + " + s.integer("$5") + ") "
-	changed, err := run.Exec(ctx, insert+s.dialect.TakeDone, arguments...)
+	insert := " {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 1, 0, $4, 0, {now} + " + s.integer("$5") + ") "
+	changed, err := run.Exec(ctx, "INSERT INTO"+insert+cmp.Or(s.dialect.Touch, s.dialect.TakeDone), arguments...)
+	fresh := changed == 1
+	if err == nil && !fresh && !s.dialect.Returning {
+		changed, err = run.Exec(ctx, s.dialect.TakeDone, arguments...)
+		fresh = changed > 0
+	}
 	if err != nil {
 		return driver.ClaimAnswer{}, s.fail(err, "claim %s %s", r.Subscription, r.Key)
 	}
-	if s.dialect.Returning && changed > 0 {
+	if fresh {
 		return driver.ClaimAnswer{State: driver.ClaimFresh}, nil
 	}
-	var owner string
 	var digest int64
-	found, err := run.One(ctx, "SELECT owner, digest FROM {claims} WHERE subscription = $1 AND claim_key = $2"+s.dialect.ForUpdate, arguments[:2], &owner, &digest)
+	found, err := run.One(ctx, "SELECT digest FROM {claims} WHERE subscription = $1 AND claim_key = $2"+s.dialect.ForUpdate, arguments[:2], &digest)
 	switch {
 	case err != nil:
 		return driver.ClaimAnswer{}, s.fail(err, "claim %s %s", r.Subscription, r.Key)
 	case !found:
 		return driver.ClaimAnswer{}, fmt.Errorf("%s: claim %s %s: the key was deleted meanwhile", s.dialect.Name, r.Subscription, r.Key)
-	case !s.dialect.Returning && owner == r.Owner:
-		return driver.ClaimAnswer{State: driver.ClaimFresh}, nil
 	}
 	return driver.ClaimAnswer{State: driver.ClaimDone, Digest: uint64(digest)}, nil
 }

@@ -1,11 +1,10 @@
-package sqldb
+package outbox
 
 import (
 	"context"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
-	"github.com/tidings-go/tidings/outbox"
 )
 
 // Place is a place in one slot of the log.
@@ -17,7 +16,7 @@ type Place struct {
 // Entry is one numbered row.
 type Entry struct {
 	Place
-	Row outbox.Row
+	Row Row
 	// Foreign says that the row is of a channel that was not asked for; of Row
 	// only Channel is filled.
 	Foreign bool
@@ -34,7 +33,8 @@ type Progress struct {
 	Since time.Time
 }
 
-// Log is what the driver needs of a store. All methods may be called at once.
+// Log is an outbox that subscriptions read themselves: what the driver over the
+// database (package driver/sqldb) needs of a store. All methods may be called at once.
 // Times are the store's own.
 type Log interface {
 	driver.Leases
@@ -43,7 +43,7 @@ type Log interface {
 	// Append stores rows in a transaction of its own, in order, and wakes
 	// everybody. An error that wraps inbox.ErrCommitUnknown leaves open whether
 	// they are stored; after any other nothing is.
-	Append(ctx context.Context, rows []outbox.Row) error
+	Append(ctx context.Context, rows []Row) error
 
 	// Number moves committed rows of the outbox into the log, slot by slot in the
 	// order of Sequence, at most limit, and wakes everybody when there were any.

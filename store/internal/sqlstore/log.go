@@ -1,0 +1,328 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/outbox"
+)
+
+// Log is what driver/sqldb needs, over a store. All methods may be called at
+// once.
+type Log struct {
+	*base
+	*DeadLetters
+	wake func(ctx context.Context) <-chan struct{}
+}
+
+// Log returns the log of this store.
+func (s *Store[TX]) Log() *Log { return &Log{s.base, s.DeadLetters(), s.wake} }
+
+var _ outbox.Log = (*Log)(nil)
+
+// Durable settles what both of its parts have.
+func (*Log) Durable() bool { return true }
+
+// Append implements [outbox.Log].
+func (l *Log) Append(ctx context.Context, rows []outbox.Row) error {
+	if err := l.base.ready(ctx, l.base.pool()); err != nil {
+		return err
+	}
+	return l.base.atomically(ctx, func(ctx context.Context, run Statements) error { return l.base.add(ctx, run, rows) })
+}
+
+// Number implements [outbox.Log]. Whoever locks the row of a slot moves its rows:
+// what is visible then, in the order of sequence. A row that becomes visible
+// later gets a later position.
+func (l *Log) Number(ctx context.Context, limit int) (numbered int, err error) {
+	if err := l.base.ready(ctx, l.base.pool()); err != nil {
+		return 0, err
+	}
+	waiting, err := l.waiting(ctx, limit)
+	if err != nil || len(waiting) == 0 {
+		return 0, l.base.fail(err, "look for rows without a position")
+	}
+	err = l.base.atomically(ctx, func(ctx context.Context, run Statements) error {
+		numbered, err = l.number(ctx, run, waiting, limit, l.base.dialect.SkipLocked)
+		if err != nil || numbered == 0 || l.base.dialect.Notify == nil {
+			return err
+		}
+		return l.base.dialect.Notify(ctx, run)
+	})
+	return numbered, l.base.fail(err, "give rows their positions")
+}
+
+// waiting are the slots of the first rows without a position.
+func (l *Log) waiting(ctx context.Context, limit int) (slots []int, err error) {
+	var bare []int64
+	seen := make(map[int]bool)
+	err = l.base.pool().Each(ctx, "SELECT sequence, coalesce(slot, -1) FROM {outbox} ORDER BY sequence LIMIT $1", []any{limit}, func(rows Rows) error {
+		var sequence int64
+		var slot int
+		err := rows.Scan(&sequence, &slot)
+		if slot < 0 {
+			bare = append(bare, sequence)
+		} else {
+			seen[slot] = true
+		}
+		return err
+	})
+	if err == nil && len(bare) > 0 {
+		var assigned map[int64]int
+		assigned, err = l.base.assign(ctx, bare)
+		for _, slot := range assigned {
+			seen[slot] = true
+		}
+	}
+	for slot := range outbox.Slots {
+		if seen[slot] {
+			slots = append(slots, slot)
+		}
+	}
+	return slots, err
+}
+
+// number moves rows of some slots in the transaction. lock is what a SELECT of
+// slots ends with.
+func (l *Log) number(ctx context.Context, run Statements, waiting []int, limit int, lock string) (int, error) {
+	var arguments []any
+	var slots []int
+	next := make(map[int]int64)
+	err := run.Each(ctx, "SELECT slot, next_position FROM {log_slots} WHERE slot IN "+in(&arguments, waiting)+" ORDER BY slot"+lock, arguments, func(rows Rows) error {
+		var slot int
+		var position int64
+		err := rows.Scan(&slot, &position)
+		slots, next[slot] = append(slots, slot), position
+		return err
+	})
+	if err != nil || len(slots) == 0 {
+		return 0, err
+	}
+	// Read again: until the lock was had, another may have moved them.
+	var sequences []int64
+	arguments = []any{limit}
+	err = run.Each(ctx, "SELECT sequence, slot FROM {outbox} WHERE slot IN "+in(&arguments, slots)+" ORDER BY sequence LIMIT $1", arguments, func(rows Rows) error {
+		var sequence int64
+		var slot int
+		err := rows.Scan(&sequence, &slot)
+		sequences = append(sequences, sequence)
+		next[slot]++
+		return err
+	})
+	if err != nil || len(sequences) == 0 {
+		return 0, err
+	}
+	arguments = nil
+	those := in(&arguments, sequences)
+	_, err = run.Exec(ctx, `INSERT INTO {log} (slot, position, id, aggregatetype, aggregateid, type, payload, headers, created_at)
+		SELECT o.slot, s.next_position + row_number() OVER (PARTITION BY o.slot ORDER BY o.sequence) - 1, o.id, o.aggregatetype, o.aggregateid, o.type, o.payload, o.headers, o.created_at
+		FROM {outbox} o JOIN {log_slots} s ON s.slot = o.slot WHERE o.sequence IN `+those, arguments...)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := run.Exec(ctx, "DELETE FROM {outbox} WHERE sequence IN "+those, arguments...); err != nil {
+		return 0, err
+	}
+	var move strings.Builder
+	arguments = nil
+	for _, slot := range slots {
+		arguments = append(arguments, slot, next[slot])
+		fmt.Fprintf(&move, " WHEN slot = $%d THEN %s", len(arguments)-1, l.base.integer(fmt.Sprintf("$%d", len(arguments))))
+	}
+	_, err = run.Exec(ctx, "UPDATE {log_slots} SET next_position = CASE"+move.String()+" ELSE next_position END WHERE slot IN "+in(&arguments, slots), arguments...)
+	return len(sequences), err
+}
+
+// Read implements [outbox.Log].
+func (l *Log) Read(ctx context.Context, from []outbox.Place, channels []string, limit int) (entries []outbox.Entry, err error) {
+	if len(from) == 0 || limit < 1 {
+		return nil, nil
+	}
+	next := make(map[int]int64, outbox.Slots)
+	run := l.base.pool()
+	err = run.Each(ctx, "SELECT slot, next_position FROM {log_slots}", nil, func(rows Rows) error {
+		var slot int
+		var position int64
+		err := rows.Scan(&slot, &position)
+		next[slot] = position
+		return err
+	})
+	if err != nil {
+		return nil, l.base.fail(err, "read the ends of the log")
+	}
+	var arguments []any
+	wanted := in(&arguments, channels)
+	arguments = append(arguments, limit)
+	most := len(arguments)
+	var parts []string
+	for _, p := range from {
+		if next[p.Slot] > p.Position {
+			arguments = append(arguments, p.Slot, p.Position)
+			parts = append(parts, fmt.Sprintf(`SELECT * FROM (SELECT slot, position, aggregatetype, created_at, CASE WHEN aggregatetype IN %s THEN 1 ELSE 0 END AS ours,
+				id, aggregateid, type, coalesce(headers, '') AS headers, CASE WHEN aggregatetype IN %s THEN payload ELSE '' END AS payload
+				FROM {log} WHERE slot = $%d AND position >= $%d ORDER BY position LIMIT $%d) AS part%d`, wanted, wanted, len(arguments)-1, len(arguments), most, len(parts)))
+		}
+	}
+	if len(parts) == 0 {
+		return nil, nil
+	}
+	err = run.Each(ctx, strings.Join(parts, " UNION ALL ")+" ORDER BY 1, 2", arguments, func(rows Rows) error {
+		var e outbox.Entry
+		var created int64
+		var ours int
+		var headers string
+		var payload []byte
+		r := outbox.Row{}
+		err := rows.Scan(&e.Slot, &e.Position, &r.Channel, &created, &ours, &r.ID, &r.AggregateID, &r.Type, &headers, &payload)
+		if err != nil {
+			return err
+		}
+		if e.Foreign = ours == 0; e.Foreign {
+			e.Row.Channel = r.Channel
+		} else {
+			r.Slot, r.Payload, r.CreatedAt = e.Slot, payload, at(created)
+			if r.Headers, err = decodeHeaders(headers); err != nil {
+				r.Headers = nil // somebody else's row
+			}
+			e.Row = r
+		}
+		entries = append(entries, e)
+		return nil
+	})
+	return entries, l.base.fail(err, "read the log")
+}
+
+// Begin implements [outbox.Log]. With every slot locked nothing is numbered
+// meanwhile, by nobody.
+func (l *Log) Begin(ctx context.Context, subscription string, start driver.StartAt) (known bool, err error) {
+	if err := l.base.ready(ctx, l.base.pool()); err != nil {
+		return false, err
+	}
+	is := func(run Statements) (bool, error) {
+		var one int
+		return run.One(ctx, "SELECT 1 FROM {positions} WHERE subscription = $1 LIMIT 1", []any{subscription}, &one)
+	}
+	if known, err = is(l.base.pool()); known || err != nil {
+		return known, l.base.fail(err, "look for subscription %s", subscription)
+	}
+	all := make([]int, outbox.Slots)
+	for slot := range all {
+		all[slot] = slot
+	}
+	err = l.base.atomically(ctx, func(ctx context.Context, run Statements) error {
+		if err := run.Each(ctx, "SELECT slot FROM {log_slots} ORDER BY slot"+l.base.dialect.ForUpdate, nil, func(rows Rows) error {
+			var slot int
+			return rows.Scan(&slot)
+		}); err != nil {
+			return err
+		}
+		if known, err = is(run); known || err != nil {
+			return err
+		}
+		if start.Mode == driver.StartNow {
+			for {
+				n, err := l.number(ctx, run, all, beginBatch, l.base.dialect.ForUpdate)
+				if err != nil {
+					return err
+				}
+				if n < beginBatch {
+					break
+				}
+			}
+		}
+		position, since := "coalesce((SELECT min(e.position) FROM {log} e WHERE e.slot = s.slot), s.next_position)", any(nil)
+		switch start.Mode {
+		case driver.StartNow:
+			position = "s.next_position"
+		case driver.StartTime:
+			since = start.Time.UnixMicro()
+		}
+		_, err := run.Exec(ctx, "INSERT INTO {positions} (subscription, slot, position, finished, since) SELECT "+l.base.text("$1")+", s.slot, "+position+", '', "+l.base.integer("$2")+" FROM {log_slots} s", subscription, since)
+		return err
+	})
+	return known, l.base.fail(err, "begin subscription %s", subscription)
+}
+
+const beginBatch = 2000
+
+// Progress implements [outbox.Log].
+func (l *Log) Progress(ctx context.Context, subscription string, slots []int) (all []outbox.Progress, err error) {
+	if len(slots) == 0 {
+		return nil, nil
+	}
+	arguments := []any{subscription}
+	err = l.base.pool().Each(ctx, "SELECT slot, position, finished, coalesce(since, 0) FROM {positions} WHERE subscription = $1 AND slot IN "+in(&arguments, slots)+" ORDER BY slot", arguments, func(rows Rows) error {
+		var p outbox.Progress
+		var since int64
+		err := rows.Scan(&p.Slot, &p.Position, &p.Finished, &since)
+		if since != 0 {
+			p.Since = at(since)
+		}
+		all = append(all, p)
+		return err
+	})
+	return all, l.base.fail(err, "read positions of %s", subscription)
+}
+
+// Commit implements [outbox.Log].
+func (l *Log) Commit(ctx context.Context, group, holder, subscription string, leases []driver.Lease, progress []outbox.Progress) (refused []driver.Lease, err error) {
+	if len(leases) == 0 {
+		return nil, nil
+	}
+	err = l.base.atomically(ctx, func(ctx context.Context, run Statements) error {
+		refused = nil
+		valid, err := l.base.holding(ctx, run, group, holder, leases)
+		if err != nil {
+			return err
+		}
+		held := make(map[driver.Lease]bool, len(valid))
+		for _, lease := range valid {
+			held[lease] = true
+		}
+		var rows []string
+		arguments := []any{subscription}
+		for n, lease := range leases {
+			if !held[lease] {
+				refused = append(refused, lease)
+				continue
+			}
+			p := progress[n]
+			arguments = append(arguments, p.Slot, p.Position, p.Finished)
+			rows = append(rows, fmt.Sprintf("(%s, $%d, $%d, $%d)", "$1", len(arguments)-2, len(arguments)-1, len(arguments)))
+		}
+		if len(rows) == 0 {
+			return nil
+		}
+		_, err = run.Exec(ctx, "INSERT INTO {positions} (subscription, slot, position, finished) VALUES "+strings.Join(rows, ", ")+" "+
+			l.base.dialect.Upsert("subscription, slot")+" position = "+l.base.dialect.New("position")+", finished = "+l.base.dialect.New("finished"), arguments...)
+		return err
+	})
+	return refused, l.base.fail(err, "commit positions of %s", subscription)
+}
+
+// Trim implements [outbox.Log].
+func (l *Log) Trim(ctx context.Context, keep time.Duration, limit int) (deleted int, err error) {
+	err = l.base.atomically(ctx, func(ctx context.Context, run Statements) error {
+		n, err := run.Exec(ctx, `DELETE FROM {log} WHERE (slot, position) IN (
+			SELECT e.slot, e.position FROM {log} e JOIN {log_slots} s ON s.slot = e.slot
+			WHERE e.created_at < (SELECT {now}) - `+l.base.integer("$1")+` AND e.position < coalesce((SELECT min(p.position) FROM {positions} p WHERE p.slot = e.slot), s.next_position)
+			ORDER BY e.created_at LIMIT $2)`, microseconds(keep), limit)
+		deleted = int(n)
+		return err
+	})
+	return deleted, l.base.fail(err, "trim the log")
+}
+
+// Wake implements [outbox.Log].
+func (l *Log) Wake(ctx context.Context) <-chan struct{} {
+	if l.wake == nil {
+		return nil
+	}
+	return l.wake(ctx)
+}
+
+// Check implements [outbox.Log].
+func (l *Log) Check(ctx context.Context) error { return l.base.Check(ctx) }

@@ -1,0 +1,159 @@
+package postgres_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"hash/fnv"
+	"os"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/outbox"
+	"github.com/tidings-go/tidings/store/postgres"
+	"github.com/tidings-go/tidings/store/storetest"
+)
+
+// server is the address of the real server.
+func server(t testing.TB) string { return drivertest.Server(t, "TIDINGS_POSTGRES_URL") }
+
+func pool(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	p, err := pgxpool.New(t.Context(), server(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// schema is one for each test, and gone after it.
+func schema(t testing.TB, p *pgxpool.Pool) string {
+	t.Helper()
+	h := fnv.New32a()
+	fmt.Fprint(h, t.Name(), os.Getpid())
+	name := fmt.Sprintf("t_%08x", h.Sum32())
+	t.Cleanup(func() {
+		if _, err := p.Exec(context.Background(), "DROP SCHEMA IF EXISTS "+name+" CASCADE"); err != nil {
+			t.Log(err)
+		}
+	})
+	return name
+}
+
+// open makes a store in the schema of the test.
+func open(t testing.TB, p *pgxpool.Pool, options postgres.Options) *postgres.Store[pgx.Tx] {
+	t.Helper()
+	options.Schema = schema(t, p)
+	s, err := postgres.New(p, &options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func database(t *testing.T) storetest.Database[pgx.Tx] {
+	p := pool(t)
+	name := schema(t, p)
+	open(t, p, postgres.Options{})
+	if _, err := p.Exec(t.Context(), "CREATE TABLE "+name+".effects (name VARCHAR(100))"); err != nil {
+		t.Fatal(err)
+	}
+	return storetest.Database[pgx.Tx]{
+		Open: func(t *testing.T) storetest.SQL[pgx.Tx] { return open(t, pool(t), postgres.Options{}) },
+		Exec: func(ctx context.Context, tx pgx.Tx, statement string) error {
+			if _, err := tx.Exec(ctx, "SET LOCAL search_path TO "+name); err != nil {
+				return err
+			}
+			_, err := tx.Exec(ctx, statement)
+			return err
+		},
+		Effects: func(t *testing.T) (n int) {
+			if err := p.QueryRow(t.Context(), "SELECT count(*) FROM "+name+".effects").Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		},
+	}
+}
+
+// databaseSQL is the same through database/sql.
+func databaseSQL(t *testing.T) storetest.Database[*sql.Tx] {
+	p := pool(t)
+	name := schema(t, p)
+	open := func(t *testing.T) storetest.SQL[*sql.Tx] {
+		db, err := sql.Open("pgx", server(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = db.Close() })
+		s, err := postgres.NewSQL(db, &postgres.Options{Schema: name, KeepSent: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	open(t)
+	if _, err := p.Exec(t.Context(), "CREATE TABLE "+name+".effects (name VARCHAR(100))"); err != nil {
+		t.Fatal(err)
+	}
+	return storetest.Database[*sql.Tx]{
+		Open: open,
+		Exec: func(ctx context.Context, tx *sql.Tx, statement string) error {
+			if _, err := tx.ExecContext(ctx, "SET LOCAL search_path TO "+name); err != nil {
+				return err
+			}
+			_, err := tx.ExecContext(ctx, statement)
+			return err
+		},
+		Effects: func(t *testing.T) (n int) {
+			if err := p.QueryRow(t.Context(), "SELECT count(*) FROM "+name+".effects").Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		},
+	}
+}
+
+func TestClaims(t *testing.T) {
+	p := pool(t)
+	storetest.Claims(t, func(t *testing.T) driver.Claims { return open(t, p, postgres.Options{}).Claims() })
+}
+
+func TestDeadLetters(t *testing.T) {
+	p := pool(t)
+	storetest.DeadLetters(t, func(t *testing.T) driver.DeadLetterStore { return open(t, p, postgres.Options{}).DeadLetters() })
+}
+
+func TestLanes(t *testing.T) {
+	p := pool(t)
+	storetest.Lanes(t, func(t *testing.T) driver.LaneStore { return open(t, p, postgres.Options{MaxParked: 100}).Lanes() })
+}
+
+func TestLeases(t *testing.T) {
+	p := pool(t)
+	storetest.Leases(t, func(t *testing.T) driver.Leases { return open(t, p, postgres.Options{}) })
+}
+
+func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
+
+func TestOutboxSQL(t *testing.T) { storetest.Outbox(t, databaseSQL) }
+
+func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
+
+func TestInboxSQL(t *testing.T) { storetest.Inbox(t, databaseSQL) }
+
+func TestLog(t *testing.T) {
+	storetest.Log(t, database, func(s storetest.SQL[pgx.Tx]) outbox.Log { return s.(*postgres.Store[pgx.Tx]).Log() })
+}

@@ -1,0 +1,94 @@
+package sqlite_test
+
+import (
+	"context"
+	"database/sql"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/outbox"
+	"github.com/tidings-go/tidings/store/sqlite"
+	"github.com/tidings-go/tidings/store/storetest"
+)
+
+// file opens a store over the file of a test.
+func file(t *testing.T, path string, options *sqlite.Options) *sqlite.Store {
+	t.Helper()
+	s, err := sqlite.Open(path, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.DB().Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := s.Migrate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func database(t *testing.T) storetest.Database[*sql.Tx] {
+	path := filepath.Join(t.TempDir(), "shop.db")
+	first := file(t, path, nil)
+	if _, err := first.DB().ExecContext(t.Context(), "CREATE TABLE effects (name VARCHAR(100))"); err != nil {
+		t.Fatal(err)
+	}
+	return storetest.Database[*sql.Tx]{
+		Open: func(t *testing.T) storetest.SQL[*sql.Tx] { return file(t, path, nil) },
+		Exec: func(ctx context.Context, tx *sql.Tx, statement string) error {
+			_, err := tx.ExecContext(ctx, statement)
+			return err
+		},
+		Effects: func(t *testing.T) (n int) {
+			if err := first.DB().QueryRowContext(t.Context(), "SELECT count(*) FROM effects").Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		},
+		OneWriter: true,
+	}
+}
+
+// shared gives stores over one file for each test.
+func shared(t *testing.T) func(t *testing.T, options *sqlite.Options) *sqlite.Store {
+	path := filepath.Join(t.TempDir(), "shop.db")
+	names := map[string]string{}
+	return func(t *testing.T, options *sqlite.Options) *sqlite.Store {
+		if names[t.Name()] == "" {
+			names[t.Name()] = strings.TrimSuffix(path, ".db") + "-" + strings.NewReplacer("/", "-", " ", "-", "'", "").Replace(t.Name()) + ".db"
+		}
+		return file(t, names[t.Name()], options)
+	}
+}
+
+func TestClaims(t *testing.T) {
+	open := shared(t)
+	storetest.Claims(t, func(t *testing.T) driver.Claims { return open(t, nil).Claims() })
+}
+
+func TestDeadLetters(t *testing.T) {
+	open := shared(t)
+	storetest.DeadLetters(t, func(t *testing.T) driver.DeadLetterStore { return open(t, nil).DeadLetters() })
+}
+
+func TestLanes(t *testing.T) {
+	open := shared(t)
+	storetest.Lanes(t, func(t *testing.T) driver.LaneStore { return open(t, &sqlite.Options{MaxParked: 100}).Lanes() })
+}
+
+func TestLeases(t *testing.T) {
+	open := shared(t)
+	storetest.Leases(t, func(t *testing.T) driver.Leases { return open(t, nil) })
+}
+
+func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
+
+func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
+
+func TestLog(t *testing.T) {
+	storetest.Log(t, database, func(s storetest.SQL[*sql.Tx]) outbox.Log { return s.(*sqlite.Store).Log() })
+}
