@@ -51,6 +51,7 @@ type Bus struct {
 	phase         phase
 	runPlace      string
 	subscriptions []*subscription
+	runners       []Runner
 	contracts     map[contractName]*definition
 	complaints    []error
 	ready         chan struct{} // closed when Run knows whether it runs
@@ -363,6 +364,7 @@ func (b *Bus) turn(ctx context.Context) error {
 			}
 		})
 	}
+	stopRunners := b.startRunners()
 	select {
 	case <-ctx.Done():
 	case <-allFailed:
@@ -376,10 +378,11 @@ func (b *Bus) turn(ctx context.Context) error {
 	if abandoned > 0 {
 		b.observers.observe(b.values, Observation{Kind: Abandoned, Count: abandoned})
 	}
+	stopped := stopRunners()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	b.closeConsumers(closing)
-	err := b.shut(closing)
+	err := errors.Join(stopped, b.shut(closing))
 	b.mu.Lock()
 	b.phase = phaseEnded
 	b.mu.Unlock()

@@ -63,6 +63,11 @@ type Options struct {
 	// with a durable store asks for it.
 	RedeliveryHorizon time.Duration
 
+	// RequireOutbox makes [Module.Publish] refuse: modules publish in their
+	// transactions, with [Module.Through]. [Bus.Publish] is left to whoever has no
+	// transaction.
+	RequireOutbox bool
+
 	// Source names the service on the wire. Empty means absent.
 	Source string
 

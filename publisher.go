@@ -46,8 +46,12 @@ func (b *Bus) Publish(ctx context.Context, events ...DomainEvent) error {
 
 // Publish stores events that this module owns. An event of another module is an
 // error that wraps [ErrForeignEvent] and names its owner; then nothing of the
-// call is stored. For the rest see [Bus.Publish].
+// call is stored. With [Options].RequireOutbox it is [ErrOutboxRequired]. For the
+// rest see [Bus.Publish].
 func (m *Module) Publish(ctx context.Context, events ...DomainEvent) error {
+	if m.bus.options.RequireOutbox && len(events) > 0 {
+		return m.bus.publishFailed(ctx, events, fmt.Errorf("module %s: %w: use Module.Through with the outbox in your transaction", m.name, ErrOutboxRequired))
+	}
 	return m.bus.publish(ctx, m, events)
 }
 

@@ -49,6 +49,9 @@ type Status struct {
 	Oldest time.Duration
 	// Held counts aggregates whose first row cannot be sent.
 	Held int64
+	// Rate is how many rows a second the relay of this process has sent in the
+	// last minute. A store does not know it.
+	Rate float64
 }
 
 // Store is what an outbox needs of a database; store/postgres, store/mysql and
@@ -56,7 +59,7 @@ type Status struct {
 // use. All methods may be called at once; those with a transaction as the
 // transaction allows.
 type Store[TX any] interface {
-	driver.Leases
+	Queue
 
 	// Add inserts rows in the caller's transaction, in order, and makes the
 	// store tell waiting relays when it commits, where it can. An error of a
@@ -66,6 +69,11 @@ type Store[TX any] interface {
 	// Serialize makes writers of one aggregate wait for each other until their
 	// transactions end, so that the order of rows is the order of commits.
 	Serialize(ctx context.Context, tx TX, channel, aggregateID string) error
+}
+
+// Queue is what a relay needs of a store. All methods may be called at once.
+type Queue interface {
+	driver.Leases
 
 	// Pending returns committed rows of the slots that are not sent, at most
 	// limit, by Sequence, without those of aggregates that are held. It never
@@ -74,7 +82,7 @@ type Store[TX any] interface {
 
 	// Sent takes rows out of the hot set: one statement, with effect only for
 	// rows whose slot the holder has at the epoch of the lease (named by
-	// LeaseName). It returns how many that were.
+	// [LeaseName]). It returns how many that were.
 	Sent(ctx context.Context, group, holder string, leases []driver.Lease, rows []Row) (int, error)
 
 	// Hold records that a row could not be sent, and holds its aggregate back

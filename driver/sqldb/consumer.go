@@ -294,11 +294,12 @@ func entrySize(r *outbox.Row) int {
 }
 
 func delivery(p *place) driver.Delivery {
-	r := &p.entry.Row
-	return driver.Delivery{
-		Message: driver.Message{Channel: r.Channel, Key: r.AggregateID, Headers: r.Headers, Body: r.Payload, Size: p.size},
-		Ref:     p, Source: p.slot.source, Time: r.CreatedAt,
+	m, err := p.entry.Row.Message()
+	if err != nil { // what cannot be wrapped is delivered as it is, and becomes a dead letter
+		m.Body = p.entry.Row.Payload
 	}
+	m.Type, m.Size = "", p.size
+	return driver.Delivery{Message: m, Ref: p, Source: p.slot.source, Time: p.entry.Row.CreatedAt}
 }
 
 // again delivers what was released and is due, and returns how long until the

@@ -1,0 +1,281 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+// worker sends the rows of its slots, one send at a time.
+type worker struct {
+	relay  *Relay
+	number int
+	wake   chan struct{}
+	round  sync.Mutex // held from reading rows until they are taken out
+
+	// sick are channels of which nothing was taken the last time.
+	sick map[string]*sickness
+}
+
+type sickness struct {
+	failures int
+	until    time.Time
+}
+
+const (
+	firstHold = time.Second // of an aggregate whose row was refused
+	lastHold  = 5 * time.Minute
+
+	firstBackoff = 100 * time.Millisecond // of a channel, or of the database
+	lastBackoff  = 5 * time.Second
+
+	// behindSick is how many batches are read to find something else to send
+	// while a channel is sick.
+	behindSick = 8
+)
+
+func doubled(first, last time.Duration, times int) time.Duration {
+	return min(first<<min(times, 20), last)
+}
+
+// run works until ctx ends.
+func (w *worker) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	failures := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.wake:
+		case <-timer.C:
+		}
+		more, err := w.once(ctx)
+		for err == nil && more && ctx.Err() == nil {
+			more, err = w.once(ctx)
+		}
+		wait := w.relay.o.PollInterval
+		if err != nil && ctx.Err() == nil {
+			wait = doubled(firstBackoff, lastBackoff, failures)
+			if failures++; failures == 1 {
+				w.relay.o.Logger.Warn("outbox: the relay cannot reach the database", "error", err)
+			}
+			if !pause(ctx, wait) {
+				return
+			}
+			wait = 0
+		} else if failures > 0 {
+			failures = 0
+			w.relay.o.Logger.Info("outbox: the relay reaches the database again")
+		}
+		for _, s := range w.sick {
+			wait = min(wait, max(time.Until(s.until), 0))
+		}
+		timer.Reset(wait)
+	}
+}
+
+// owned are the worker's slots and their leases.
+func (w *worker) owned() (slots []int, leases []driver.Lease) {
+	r := w.relay
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for slot := w.number; slot < Slots; slot += len(r.workers) {
+		if lease, ok := r.leases[slot]; ok {
+			slots, leases = append(slots, slot), append(leases, lease)
+		}
+	}
+	return slots, leases
+}
+
+// once sends one batch. more says that there may be more to send now. The error
+// is the database's.
+func (w *worker) once(ctx context.Context) (more bool, err error) {
+	w.round.Lock()
+	defer w.round.Unlock()
+	r := w.relay
+	slots, leases := w.owned()
+	if len(slots) == 0 {
+		return false, nil
+	}
+	limit := r.o.Batch
+	if len(w.sick) > 0 {
+		limit *= behindSick
+	}
+	rows, err := r.queue.Pending(ctx, slots, limit)
+	if err != nil {
+		return false, err
+	}
+	full := len(rows) == limit
+	rows = w.healthy(rows)
+	rows = rows[:min(len(rows), r.o.Batch)]
+	if len(rows) == 0 {
+		return false, nil
+	}
+	// What is sent is taken out, also when ctx ends meanwhile: else it would be
+	// sent again.
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*r.o.LeaseTime/3)
+	defer cancel()
+	sent, refused := w.send(ending, rows)
+	if len(sent) > 0 {
+		n, err := r.queue.Sent(ending, r.o.Group, r.holder, leases, sent)
+		if err != nil {
+			return false, err
+		}
+		r.rate.add(n)
+	}
+	for _, one := range refused {
+		for n, slot := range slots {
+			if slot != one.row.Slot {
+				continue
+			}
+			wait := doubled(firstHold, lastHold, one.row.Attempts)
+			r.o.Logger.Error("outbox: an event cannot be sent, its aggregate is held back", "type", one.row.Type, "id", one.row.ID, "aggregateId", one.row.AggregateID,
+				"attempts", one.row.Attempts+1, "wait", wait, "error", one.err)
+			if err := r.queue.Hold(ending, r.o.Group, r.holder, leases[n], one.row, one.err.Error(), wait); err != nil {
+				return false, err
+			}
+		}
+	}
+	return full || len(refused) > 0, nil
+}
+
+// healthy leaves out what lies on channels that are to be tried later.
+func (w *worker) healthy(rows []Row) []Row {
+	if len(w.sick) == 0 {
+		return rows
+	}
+	now := time.Now()
+	kept := rows[:0]
+	for _, row := range rows {
+		if s := w.sick[row.Channel]; s == nil || !now.Before(s.until) {
+			kept = append(kept, row)
+		}
+	}
+	return kept
+}
+
+type refusedRow struct {
+	row Row
+	err error
+}
+
+// send gives rows to the driver and sorts them: those that it has stored, and
+// those that hold their aggregate back. The others are tried again as they are.
+func (w *worker) send(ctx context.Context, rows []Row) (sent []Row, refused []refusedRow) {
+	messages := make([]driver.Message, 0, len(rows))
+	tried := make([]Row, 0, len(rows))
+	behind := make(map[[2]string]bool) // aggregates whose first row is refused
+	refuse := func(row Row, err error) {
+		if at := [2]string{row.Channel, row.AggregateID}; !behind[at] {
+			behind[at] = true
+			refused = append(refused, refusedRow{row, err})
+		}
+	}
+	for _, row := range rows {
+		m, err := row.Message()
+		switch {
+		case behind[[2]string{row.Channel, row.AggregateID}]:
+		case err != nil:
+			refuse(row, err)
+		default:
+			messages, tried = append(messages, m), append(tried, row)
+		}
+	}
+	if len(messages) == 0 {
+		return nil, refused
+	}
+	err := w.relay.forward(ctx, messages)
+	if err == nil {
+		clear(w.sick)
+		return tried, refused
+	}
+	details, known := errors.AsType[*driver.PublishError](err)
+	if !known && errors.Is(err, driver.ErrTooLarge) {
+		one, more := w.sendEach(ctx, tried, err)
+		return one, append(refused, more...)
+	}
+	results := make([]driver.PublishResult, len(tried))
+	stored := make(map[string]bool) // channels of which something was taken
+	tooLarge := false
+	for n := range results {
+		results[n] = driver.PublishResult{State: driver.NotStored, Err: err}
+		if known && n < len(details.Results) {
+			results[n] = details.Results[n]
+		}
+		stored[tried[n].Channel] = stored[tried[n].Channel] || results[n].State == driver.Stored
+		tooLarge = tooLarge || known && errors.Is(results[n].Err, driver.ErrTooLarge)
+	}
+	if tooLarge {
+		// The driver has tried nothing more. What is not behind one that is too large
+		// goes without it.
+		rest := make([]Row, 0, len(tried))
+		for n, row := range tried {
+			if results[n].State == driver.Stored {
+				sent = append(sent, row)
+			} else if errors.Is(results[n].Err, driver.ErrTooLarge) {
+				refuse(row, results[n].Err)
+			} else if !behind[[2]string{row.Channel, row.AggregateID}] {
+				rest = append(rest, row)
+			}
+		}
+		one, more := w.send(ctx, rest)
+		return append(sent, one...), append(refused, more...)
+	}
+	for n, result := range results {
+		row := tried[n]
+		switch {
+		case result.State == driver.Stored:
+			sent = append(sent, row)
+		case stored[row.Channel] && result.State == driver.NotStored:
+			refuse(row, result.Err)
+		case stored[row.Channel]:
+		default:
+			w.sicken(row.Channel, result.Err)
+		}
+	}
+	for channel := range stored {
+		if stored[channel] {
+			delete(w.sick, channel)
+		}
+	}
+	return sent, refused
+}
+
+// sendEach finds the rows that are too large for a driver that did not say which
+// they are.
+func (w *worker) sendEach(ctx context.Context, rows []Row, err error) (sent []Row, refused []refusedRow) {
+	if len(rows) == 1 {
+		return nil, []refusedRow{{rows[0], err}}
+	}
+	behind := make(map[[2]string]bool)
+	for _, row := range rows {
+		at := [2]string{row.Channel, row.AggregateID}
+		if behind[at] {
+			continue
+		}
+		one, more := w.send(ctx, []Row{row})
+		sent, refused = append(sent, one...), append(refused, more...)
+		behind[at] = len(one) == 0
+	}
+	return sent, refused
+}
+
+// sicken lets a channel rest, once for each send.
+func (w *worker) sicken(channel string, err error) {
+	s := w.sick[channel]
+	if s == nil {
+		s = &sickness{}
+		w.sick[channel] = s
+		w.relay.o.Logger.Warn("outbox: events of a channel cannot be sent, they are tried again", "channel", channel, "error", err)
+	}
+	now := time.Now()
+	if now.Before(s.until) {
+		return
+	}
+	s.until = now.Add(doubled(firstBackoff, lastBackoff, s.failures))
+	s.failures++
+}
