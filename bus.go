@@ -478,6 +478,11 @@ func (b *Bus) shut(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("tidings: claims: close: %w", err))
 		}
 	}
+	for _, closer := range b.options.Closers {
+		if err := closer.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("tidings: %T: close: %w", closer, err))
+		}
+	}
 	return errors.Join(errs...)
 }
 

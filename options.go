@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -27,6 +28,10 @@ type Options struct {
 
 	// Clock is where the time comes from. Nil means the system's.
 	Clock Clock
+
+	// Closers are closed, in order, after the driver and the claims store: pools and
+	// clients that stores of this bus use and nobody else does.
+	Closers []io.Closer
 
 	// Codec writes events for the broker. Nil means codec.DomainEvents. Every
 	// known form is read, whatever is written.

@@ -24,7 +24,8 @@ const (
 // variable; all are optional but where said. It holds passwords, which String,
 // %v, logs and JSON do not show.
 type Config struct {
-	// Driver is in-memory (the default), kafka, redis, redis-streams or sqs.
+	// Driver is in-memory (the default), kafka, postgres, redis, redis-streams,
+	// sqlite or sqs.
 	Driver string `env:"EVENT_DRIVER"`
 	// Environment is production, staging, development or test. Without it the
 	// in-memory driver starts with a warning.
@@ -32,12 +33,29 @@ type Config struct {
 	// Namespace goes before the names of topics and groups, so that several
 	// installations share a broker.
 	Namespace string `env:"EVENT_NAMESPACE"`
-	// Claims is where subscriptions remember what they have handled: empty for
-	// each process by itself, or redis (at RedisURL) for all instances together.
+	// Claims is where subscriptions remember what they have handled: redis (at
+	// RedisURL) or database (DatabaseURL, SQLitePath, Options.Database) for all
+	// instances together. Empty means the database on the drivers postgres and
+	// sqlite, and elsewhere each process by itself.
 	Claims string `env:"EVENT_CLAIMS"`
 	// ClaimsKeep is how long a repeatable event is remembered there, a duration
 	// such as 168h, which is the default.
 	ClaimsKeep string `env:"EVENT_CLAIMS_KEEP"`
+
+	// DeadLetters is database to keep dead letters there, where they can be
+	// listed and retried, instead of in the broker's own place. The drivers
+	// postgres and sqlite do that anyway.
+	DeadLetters string `env:"EVENT_DEAD_LETTERS"`
+
+	// DatabaseURL is postgres://user:password@host:port/database. The driver
+	// postgres needs it, unless the application passes its store.
+	DatabaseURL string `env:"DATABASE_URL" json:"-"`
+	// SQLitePath is a file, which is made when it is missing. The driver sqlite
+	// needs it, unless the application passes its store.
+	SQLitePath string `env:"SQLITE_PATH"`
+	// Migrate is auto (the default) to make and change the tables at start, or
+	// never where another tool does.
+	Migrate string `env:"EVENT_MIGRATE"`
 
 	// KafkaBrokers are addresses "host:port", separated by commas, with no
 	// scheme and no user. Kafka needs it.
@@ -108,6 +126,10 @@ func Read(getenv func(string) string) Config {
 		Namespace:           get("EVENT_NAMESPACE"),
 		Claims:              get("EVENT_CLAIMS"),
 		ClaimsKeep:          get("EVENT_CLAIMS_KEEP"),
+		DeadLetters:         get("EVENT_DEAD_LETTERS"),
+		DatabaseURL:         getenv("DATABASE_URL"),
+		SQLitePath:          get("SQLITE_PATH"),
+		Migrate:             get("EVENT_MIGRATE"),
 		KafkaBrokers:        get("KAFKA_BROKERS"),
 		KafkaTLSCA:          get("KAFKA_TLS_CA"),
 		KafkaTLSCertificate: get("KAFKA_TLS_CERT"),

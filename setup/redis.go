@@ -42,7 +42,7 @@ func redisClient(c Config, wanted string) (rueidis.ClientOption, error) {
 	return option, nil
 }
 
-func openRedis(config Config, options *Options) (driver.Driver, []error) {
+func openRedis(config Config, options *Options, _ Database) (driver.Driver, []error) {
 	client, err := redisClient(config, "EVENT_DRIVER is redis")
 	if err != nil {
 		return nil, []error{err}
@@ -58,7 +58,7 @@ func openRedis(config Config, options *Options) (driver.Driver, []error) {
 	return d, nil
 }
 
-func openStreams(config Config, options *Options) (driver.Driver, []error) {
+func openStreams(config Config, options *Options, _ Database) (driver.Driver, []error) {
 	client, err := redisClient(config, "EVENT_DRIVER is redis-streams")
 	if err != nil {
 		return nil, []error{err}
@@ -88,20 +88,17 @@ func (c *sharedClaims) Close(context.Context) error {
 
 // openClaims puts the store that EVENT_CLAIMS names into the options of the bus.
 func openClaims(config Config, bus *tidings.Options) (*sharedClaims, []error) {
-	keep := 7 * 24 * time.Hour
+	keep, err := claimsKeep(config)
 	var errs []error
-	if config.ClaimsKeep != "" {
-		var err error
-		if keep, err = time.ParseDuration(config.ClaimsKeep); err != nil || keep <= 0 {
-			errs = append(errs, fmt.Errorf("EVENT_CLAIMS_KEEP is %q: a duration such as 168h", config.ClaimsKeep))
-		}
+	if err != nil && config.Claims != inDatabase { // else the database has said so
+		errs = append(errs, err)
 	}
 	switch config.Claims {
-	case "":
+	case "", inDatabase:
 		return nil, errs
 	case "redis":
 	default:
-		return nil, append(errs, fmt.Errorf("EVENT_CLAIMS is %q: it is empty, or redis", config.Claims))
+		return nil, append(errs, fmt.Errorf("EVENT_CLAIMS is %q: it is empty, redis or database", config.Claims))
 	}
 	if bus.Claims != nil {
 		return nil, append(errs, errors.New("EVENT_CLAIMS is redis and Options.Bus.Claims is set too: one of them"))
@@ -121,4 +118,16 @@ func openClaims(config Config, bus *tidings.Options) (*sharedClaims, []error) {
 		bus.RedeliveryHorizon = keep
 	}
 	return claims, errs
+}
+
+// claimsKeep is EVENT_CLAIMS_KEEP, with the default.
+func claimsKeep(config Config) (time.Duration, error) {
+	if config.ClaimsKeep == "" {
+		return 7 * 24 * time.Hour, nil
+	}
+	keep, err := time.ParseDuration(config.ClaimsKeep)
+	if err != nil || keep <= 0 {
+		return 0, fmt.Errorf("EVENT_CLAIMS_KEEP is %q: a duration such as 168h", config.ClaimsKeep)
+	}
+	return keep, nil
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/tidings-go/tidings/driver/memory"
 	"github.com/tidings-go/tidings/driver/redis"
 	"github.com/tidings-go/tidings/driver/redis/streams"
+	"github.com/tidings-go/tidings/driver/sqldb"
 	"github.com/tidings-go/tidings/driver/sqs"
 )
 
@@ -33,6 +34,12 @@ type Options struct {
 	Redis        func(*redis.Options)
 	RedisStreams func(*streams.Options)
 	SQS          func(*sqs.Options)
+	SQLDB        func(*sqldb.Options) // drivers postgres and sqlite
+	// Database is the application's store, for the drivers postgres and sqlite and
+	// for EVENT_CLAIMS=database, in place of one that setup opens by DATABASE_URL
+	// or SQLITE_PATH. An outbox and an inbox need it: they are made of it. It is
+	// migrated at start unless EVENT_MIGRATE is never.
+	Database Database
 	// CheckTimeout bounds how long the broker may take to answer at start.
 	// Defaults to 10 seconds; negative means that it is not asked before Run.
 	CheckTimeout time.Duration
@@ -43,7 +50,7 @@ const inMemory = "in-memory"
 // entry is all that setup knows of one driver.
 type entry struct {
 	// open makes the driver, or returns every complaint about its variables.
-	open func(Config, *Options) (driver.Driver, []error)
+	open func(Config, *Options, Database) (driver.Driver, []error)
 	// variable names the one that says where the broker is, and address is its
 	// value. Without a broker they are not set.
 	variable string
@@ -58,6 +65,8 @@ func drivers() map[string]entry {
 		"kafka":         {open: openKafka, variable: "KAFKA_BROKERS", address: func(c Config) string { return c.KafkaBrokers }},
 		"redis":         {open: openRedis, variable: "REDIS_URL", address: redisAddress},
 		"redis-streams": {open: openStreams, variable: "REDIS_URL", address: redisAddress},
+		nameOfPostgres:  {open: openLog(nameOfPostgres), variable: "DATABASE_URL", address: databaseAddress},
+		nameOfSQLite:    {open: openLog(nameOfSQLite), variable: "SQLITE_PATH", address: databaseAddress},
 		"sqs":           {open: openSQS, variable: "AWS_ENDPOINT_URL", address: func(c Config) string { return c.AWSEndpointURL }},
 	}
 }
@@ -80,20 +89,28 @@ func New(ctx context.Context, config Config, options *Options) (*tidings.Bus, er
 		options = &Options{}
 	}
 	errs := config.check()
+	bus := options.Bus
+	database, complaints := openDatabase(config, options)
+	errs = append(errs, complaints...)
 	var d driver.Driver
 	chosen, known := drivers()[config.driver()]
 	if known {
-		made, complaints := chosen.open(config, options)
+		made, complaints := chosen.open(config, options, database.database)
 		d = made
 		errs = append(errs, complaints...)
 	}
-	bus := options.Bus
 	claims, complaints := openClaims(config, &bus)
 	errs = append(errs, complaints...)
+	if database.database != nil {
+		errs = append(errs, database.use(config, &bus)...)
+	}
 	var err error
 	if len(errs) > 0 {
 		err = complaint(errs)
-	} else {
+	} else if database.database != nil {
+		err = database.migrate(ctx, config)
+	}
+	if err == nil {
 		err = ask(ctx, d, chosen, config, options)
 	}
 	if err != nil {
@@ -103,7 +120,13 @@ func New(ctx context.Context, config Config, options *Options) (*tidings.Bus, er
 		if claims != nil {
 			err = errors.Join(err, claims.Close(context.WithoutCancel(ctx)))
 		}
+		if database.close != nil {
+			err = errors.Join(err, database.close())
+		}
 		return nil, err
+	}
+	if database.close != nil {
+		bus.Closers = append(slices.Clone(bus.Closers), database.close)
 	}
 	return tidings.New(d, &bus), nil
 }
@@ -138,7 +161,7 @@ func ask(ctx context.Context, d driver.Driver, chosen entry, config Config, opti
 	return nil
 }
 
-func openMemory(config Config, options *Options) (driver.Driver, []error) {
+func openMemory(config Config, options *Options, _ Database) (driver.Driver, []error) {
 	switch config.Environment {
 	case Production:
 		return nil, []error{errors.New("EVENT_ENV is production and EVENT_DRIVER is in-memory, by name or by default: events would be lost with the process and reach no other instance; " +
@@ -159,7 +182,7 @@ func openMemory(config Config, options *Options) (driver.Driver, []error) {
 	return memory.New(&o), nil
 }
 
-func openKafka(config Config, options *Options) (driver.Driver, []error) {
+func openKafka(config Config, options *Options, _ Database) (driver.Driver, []error) {
 	brokers, errs := addresses("KAFKA_BROKERS", config.KafkaBrokers)
 	o := kafka.Options{
 		Brokers:   brokers,

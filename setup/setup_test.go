@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver/drivertest"
 	"github.com/tidings-go/tidings/driver/kafka"
 	"github.com/tidings-go/tidings/driver/sqs/sqstest"
 	"github.com/tidings-go/tidings/setup"
@@ -36,7 +38,7 @@ func TestEachMistakeNamesItsVariable(t *testing.T) {
 		environment map[string]string
 		want        []string
 	}{
-		"unknown driver":      {map[string]string{"EVENT_DRIVER": "rabbit"}, []string{`EVENT_DRIVER is "rabbit": it is one of in-memory, kafka, redis, redis-streams, sqs`}},
+		"unknown driver":      {map[string]string{"EVENT_DRIVER": "rabbit"}, []string{`EVENT_DRIVER is "rabbit": it is one of in-memory, kafka, postgres, redis, redis-streams, sqlite, sqs`}},
 		"production by name":  {map[string]string{"EVENT_DRIVER": "in-memory", "EVENT_ENV": "production"}, []string{"EVENT_ENV is production and EVENT_DRIVER is in-memory", "kafka"}},
 		"production":          {map[string]string{"EVENT_ENV": "production"}, []string{"EVENT_ENV is production"}},
 		"unknown environment": {map[string]string{"EVENT_ENV": "prod"}, []string{`EVENT_ENV is "prod": it is production, staging, development or test`}},
@@ -60,6 +62,14 @@ func TestEachMistakeNamesItsVariable(t *testing.T) {
 		"sqs, half a second": {map[string]string{"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "SQS_VISIBILITY_TIMEOUT": "500ms"}, []string{"EVENT_DRIVER=sqs", "VisibilityTimeout is 500ms"}},
 		"no endpoint":        {map[string]string{"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": "nowhere"}, []string{"AWS_ENDPOINT_URL is not"}},
 		"no sqs there":       {map[string]string{"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, []string{"EVENT_DRIVER=sqs", "AWS_ENDPOINT_URL=http://127.0.0.1:1"}},
+		"no database":        {map[string]string{"EVENT_DRIVER": "postgres"}, []string{"EVENT_DRIVER is postgres and DATABASE_URL is not set"}},
+		"no file":            {map[string]string{"EVENT_DRIVER": "sqlite"}, []string{"EVENT_DRIVER is sqlite and SQLITE_PATH is not set"}},
+		"not a database url": {map[string]string{"EVENT_DRIVER": "postgres", "DATABASE_URL": "postgres://app:secret@host:nonsense/x"}, []string{"DATABASE_URL is no address of PostgreSQL"}},
+		"no postgres there":  {map[string]string{"EVENT_DRIVER": "postgres", "DATABASE_URL": "postgres://app:secret@127.0.0.1:1/x?password=secret"}, []string{"EVENT_MIGRATE=auto", "postgres://app:xxxxx@127.0.0.1:1/x"}},
+		"never migrated":     {map[string]string{"EVENT_DRIVER": "sqlite", "SQLITE_PATH": filepath.Join(t.TempDir(), "a.db"), "EVENT_MIGRATE": "never"}, []string{"EVENT_DRIVER=sqlite", "there is none: call Migrate"}},
+		"odd stores":         {map[string]string{"EVENT_DRIVER": "sqlite", "SQLITE_PATH": filepath.Join(t.TempDir(), "b.db"), "EVENT_DEAD_LETTERS": "redis"}, []string{`EVENT_DEAD_LETTERS is "redis"`}},
+		"odd migration":      {map[string]string{"EVENT_DRIVER": "sqlite", "SQLITE_PATH": filepath.Join(t.TempDir(), "c.db"), "EVENT_MIGRATE": "often"}, []string{`EVENT_MIGRATE is "often"`}},
+		"claims nowhere":     {map[string]string{"EVENT_CLAIMS": "database"}, []string{"neither DATABASE_URL nor SQLITE_PATH is set"}},
 		"nobody is there":    {map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": "127.0.0.1:1"}, []string{"EVENT_DRIVER=kafka", "KAFKA_BROKERS=127.0.0.1:1", "cannot be reached"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -133,12 +143,7 @@ func TestOptionsComeAfterTheEnvironment(t *testing.T) {
 
 // Against a real broker: what FromEnv makes is connected.
 func TestFromEnvOnKafka(t *testing.T) {
-	if os.Getenv("KAFKA_BROKERS") == "" {
-		if os.Getenv("TIDINGS_REQUIRE_BROKERS") == "1" {
-			t.Fatal("KAFKA_BROKERS is not set and TIDINGS_REQUIRE_BROKERS is 1")
-		}
-		t.Skip("KAFKA_BROKERS is not set: scripts/brokers up kafka")
-	}
+	drivertest.Server(t, "KAFKA_BROKERS")
 	t.Setenv("EVENT_DRIVER", "kafka")
 	t.Setenv("EVENT_ENV", "production")
 	bus, err := setup.FromEnv(t.Context(), nil)
@@ -204,7 +209,7 @@ func ExampleRead() {
 	environment := map[string]string{"EVENT_DRIVER": "carrier-pigeon"} // FromEnv reads the process's
 	_, err := setup.New(context.Background(), setup.Read(func(name string) string { return environment[name] }), nil)
 	fmt.Println(err)
-	// Output: setup: EVENT_DRIVER is "carrier-pigeon": it is one of in-memory, kafka, redis, redis-streams, sqs
+	// Output: setup: EVENT_DRIVER is "carrier-pigeon": it is one of in-memory, kafka, postgres, redis, redis-streams, sqlite, sqs
 }
 
 // Each driver is made by its variables alone, and asks its broker.
@@ -219,12 +224,29 @@ func TestEachDriver(t *testing.T) {
 		"sqs":                        {"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": queues.URL()},
 		"sqs, all said": {"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": queues.URL(), "AWS_REGION": "eu-central-1", "SQS_FIFO": "false", "SQS_VISIBILITY_TIMEOUT": "10s",
 			"SQS_QUEUE_URLS": "a.b.c=" + queues.URL() + "/0/mine,*=" + queues.URL() + "/0/others", "EVENT_NAMESPACE": "shop", "SQS_PROVISION": "never"},
-		"sqs with topics": {"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": queues.URL(), "SQS_TOPICS": "true"},
+		"sqlite":                 {"EVENT_DRIVER": "sqlite", "SQLITE_PATH": filepath.Join(t.TempDir(), "a.db"), "EVENT_NAMESPACE": "my-shop"},
+		"memory, sqlite beside":  {"EVENT_CLAIMS": "database", "SQLITE_PATH": filepath.Join(t.TempDir(), "b.db"), "EVENT_DEAD_LETTERS": "database", "EVENT_ENV": "test"},
+		"streams, sqlite beside": {"EVENT_DRIVER": "redis-streams", "REDIS_URL": "redis://" + server.Addr(), "EVENT_CLAIMS": "database", "SQLITE_PATH": filepath.Join(t.TempDir(), "c.db")},
+		"sqs with topics":        {"EVENT_DRIVER": "sqs", "AWS_ENDPOINT_URL": queues.URL(), "SQS_TOPICS": "true"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := build(t, environment, nil); err != nil {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+func TestFromEnvOnPostgres(t *testing.T) {
+	t.Setenv("DATABASE_URL", drivertest.Server(t, "TIDINGS_POSTGRES_URL"))
+	t.Setenv("EVENT_DRIVER", "postgres")
+	t.Setenv("EVENT_ENV", "production")
+	t.Setenv("EVENT_NAMESPACE", "setup_test")
+	bus, err := setup.FromEnv(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := bus.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"github.com/tidings-go/tidings/driver/sqs"
 )
 
-func openSQS(config Config, options *Options) (driver.Driver, []error) {
+func openSQS(config Config, options *Options, _ Database) (driver.Driver, []error) {
 	var errs []error
 	choice := func(variable, value string, byDefault bool) bool {
 		if value == "" {

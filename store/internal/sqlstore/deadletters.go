@@ -15,8 +15,9 @@ import (
 // a store. All methods may be called at once.
 type DeadLetters struct{ *base }
 
-// DeadLetters returns the engine's dead letters over this store.
-func (b *base) DeadLetters() *DeadLetters { return &DeadLetters{b} }
+// DeadLetters returns the dead letters over this store. It is a
+// [driver.DeadLetterHistory] too.
+func (b *base) DeadLetters() driver.DeadLetterStore { return &DeadLetters{b} }
 
 var (
 	_ driver.DeadLetterStore   = (*DeadLetters)(nil)

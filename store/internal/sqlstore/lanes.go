@@ -10,8 +10,8 @@ import (
 // Lanes is a [driver.LaneStore] over a store. All methods may be called at once.
 type Lanes struct{ *base }
 
-// Lanes returns the engine's parked events over this store.
-func (b *base) Lanes() *Lanes { return &Lanes{b} }
+// Lanes returns the parked events over this store.
+func (b *base) Lanes() driver.LaneStore { return &Lanes{b} }
 
 var _ driver.LaneStore = (*Lanes)(nil)
 

@@ -18,8 +18,9 @@ type Log struct {
 	wake func(ctx context.Context) <-chan struct{}
 }
 
-// Log returns the log of this store.
-func (s *Store[TX]) Log() *Log { return &Log{s.base, s.DeadLetters(), s.wake} }
+// Log returns the log of this store, for driver/sqldb. Its dead letters are
+// those of DeadLetters.
+func (s *Store[TX]) Log() outbox.Log { return &Log{s.base, &DeadLetters{s.base}, s.wake} }
 
 var _ outbox.Log = (*Log)(nil)
 

@@ -1,0 +1,202 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/sqldb"
+	"github.com/tidings-go/tidings/outbox"
+	"github.com/tidings-go/tidings/store/postgres"
+	"github.com/tidings-go/tidings/store/sqlite"
+)
+
+// Database is a store over the application's own database: *[postgres.Store] and
+// *[sqlite.Store] are one, and *mysql.Store but for the log.
+type Database interface {
+	// Migrate makes the tables or brings them to what this library needs.
+	Migrate(ctx context.Context) error
+	// Claims, DeadLetters and Lanes are the stores that the engine asks for.
+	Claims() driver.Claims
+	DeadLetters() driver.DeadLetterStore
+	Lanes() driver.LaneStore
+}
+
+// logged is a database that subscriptions can read.
+type logged interface{ Log() outbox.Log }
+
+// inDatabase is the word for the database in EVENT_CLAIMS and EVENT_DEAD_LETTERS.
+const inDatabase = "database"
+
+const (
+	nameOfPostgres = "postgres"
+	nameOfSQLite   = "sqlite"
+)
+
+// migrateTime bounds the migration at start.
+const migrateTime = 2 * time.Minute
+
+// opened is the database of one bus, and what to close after it.
+type opened struct {
+	database Database
+	close    closer // nil for one that the application has passed
+}
+
+// openDatabase returns the store that the application has passed, or opens one
+// where the driver or a variable asks for it.
+func openDatabase(config Config, options *Options) (opened, []error) {
+	if options.Database != nil {
+		return opened{database: options.Database}, nil
+	}
+	kind := config.driver()
+	if kind != nameOfPostgres && kind != nameOfSQLite {
+		if config.Claims != inDatabase && config.DeadLetters != inDatabase {
+			return opened{}, nil
+		}
+		switch {
+		case config.DatabaseURL != "":
+			kind = nameOfPostgres
+		case config.SQLitePath != "":
+			kind = nameOfSQLite
+		default:
+			return opened{}, []error{errors.New("EVENT_CLAIMS or EVENT_DEAD_LETTERS is database, and neither DATABASE_URL nor SQLITE_PATH is set")}
+		}
+	}
+	if kind == nameOfSQLite {
+		if config.SQLitePath == "" {
+			return opened{}, []error{fmt.Errorf("EVENT_DRIVER is sqlite and SQLITE_PATH %w: say the path of a file, which is made when it is missing", errMissing)}
+		}
+		store, err := sqlite.Open(config.SQLitePath, &sqlite.Options{Prefix: prefix(config)})
+		if err != nil {
+			return opened{}, []error{fmt.Errorf("SQLITE_PATH=%s: %w", config.SQLitePath, err)}
+		}
+		return opened{store, store.DB().Close}, nil
+	}
+	if config.DatabaseURL == "" {
+		return opened{}, []error{fmt.Errorf("EVENT_DRIVER is postgres and DATABASE_URL %w: say postgres://user:password@host:5432/database", errMissing)}
+	}
+	pool, err := pgxpool.New(context.Background(), config.DatabaseURL)
+	if err != nil { // pgx hides the password only where it could parse it
+		return opened{}, []error{errors.New("DATABASE_URL is no address of PostgreSQL such as postgres://user:password@host:5432/database")}
+	}
+	store, err := postgres.New(pool, &postgres.Options{Prefix: prefix(config)})
+	if err != nil {
+		pool.Close()
+		return opened{}, []error{fmt.Errorf("DATABASE_URL, EVENT_NAMESPACE: %w", err)}
+	}
+	return opened{store, func() error { pool.Close(); return nil }}, nil
+}
+
+// prefix begins the names of tables: tidings_, after the namespace where there is
+// one, with underscores for what a name of a table cannot have.
+func prefix(config Config) string {
+	if config.Namespace == "" {
+		return "" // the store's own
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		}
+		return '_'
+	}, config.Namespace) + "_tidings_"
+}
+
+// databaseAddress is DATABASE_URL or SQLITE_PATH without a password.
+func databaseAddress(config Config) string {
+	if config.driver() == nameOfSQLite {
+		return config.SQLitePath
+	}
+	u, err := url.Parse(config.DatabaseURL)
+	if err != nil {
+		return "…"
+	}
+	u.RawQuery = ""
+	return u.Redacted()
+}
+
+// migrate makes the tables, unless somebody else does.
+func (o opened) migrate(ctx context.Context, config Config) error {
+	switch config.Migrate {
+	case "", "auto":
+	case "never":
+		return nil
+	default:
+		return fmt.Errorf("setup: EVENT_MIGRATE is %q: it is auto or never", config.Migrate)
+	}
+	ctx, cancel := context.WithTimeout(ctx, migrateTime)
+	defer cancel()
+	if err := o.database.Migrate(ctx); err != nil {
+		return fmt.Errorf("setup: EVENT_MIGRATE=auto, %s: %w", databaseAddress(config), err)
+	}
+	return nil
+}
+
+// use puts the stores of the database into the options of the bus.
+func (o opened) use(config Config, bus *tidings.Options) (errs []error) {
+	kind := config.driver()
+	own := kind == nameOfPostgres || kind == nameOfSQLite
+	if (own && config.Claims == "" || config.Claims == inDatabase) && bus.Claims == nil {
+		bus.Claims = o.database.Claims()
+		keep, err := claimsKeep(config)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if bus.RedeliveryHorizon == 0 {
+			bus.RedeliveryHorizon = keep
+		}
+	}
+	if bus.Lanes == nil {
+		bus.Lanes = o.database.Lanes()
+	}
+	switch config.DeadLetters {
+	case "":
+		if own && bus.DeadLetters == nil {
+			bus.DeadLetters = o.database.DeadLetters()
+		}
+	case inDatabase:
+		if bus.DeadLetters == nil {
+			bus.DeadLetters = o.database.DeadLetters()
+		}
+	default:
+		errs = append(errs, fmt.Errorf("EVENT_DEAD_LETTERS is %q: it is empty, or database", config.DeadLetters))
+	}
+	return errs
+}
+
+// openLog makes the driver over a database.
+func openLog(name string) func(Config, *Options, Database) (driver.Driver, []error) {
+	return func(config Config, options *Options, database Database) (driver.Driver, []error) {
+		if database == nil {
+			return nil, nil // there is a complaint already
+		}
+		log, ok := database.(logged)
+		if !ok {
+			return nil, []error{fmt.Errorf("EVENT_DRIVER is %s, and Options.Database is a %T, which subscriptions cannot read", name, database)}
+		}
+		o := sqldb.Options{Name: name, Log: log.Log()}
+		if options.SQLDB != nil {
+			options.SQLDB(&o)
+		}
+		d, err := sqldb.New(o)
+		if err != nil {
+			return nil, []error{fmt.Errorf("EVENT_DRIVER=%s: %w", name, err)}
+		}
+		return d, nil
+	}
+}
+
+// closer is a function as an [io.Closer].
+type closer func() error
+
+// Close implements [io.Closer].
+func (c closer) Close() error { return c() }
