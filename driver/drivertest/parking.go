@@ -98,7 +98,7 @@ func operatorsAndParkedEvents(s *scene) {
 	p := s.start(settings{options: tidings.Options{Lanes: store}}, func(b *tidings.Bus) {
 		subscribe(s, b, "parking", tidings.SubscribeOptions{MaxAttempts: 1, OnExhausted: tidings.Park, Backoff: s.steady(time.Millisecond), ParkBackoff: tidings.Backoff{Initial: time.Hour, Max: time.Hour}}, stepTaken,
 			l.handler(func(_ context.Context, e tidings.Event[stepPayload]) error {
-				if e.Payload().Number == 0 && !(mended.Load() && e.AggregateID() == "retried") {
+				if e.Payload().Number == 0 && (!mended.Load() || e.AggregateID() != "retried") {
 					return errNotYet
 				}
 				return nil

@@ -34,8 +34,6 @@ type Database[TX any] struct {
 	OneWriter bool
 }
 
-const inSeconds = 20 * time.Second
-
 func row(channel, aggregate string, n int) outbox.Row {
 	return outbox.Row{
 		Slot: outbox.SlotOf(channel, aggregate), ID: fmt.Sprintf("%s-%d", aggregate, n), Channel: channel, AggregateID: aggregate, Type: channel + ".done",
@@ -323,7 +321,7 @@ func told[TX any](t *testing.T, d Database[TX]) {
 		t.Helper()
 		select {
 		case <-wake:
-		case <-time.After(inSeconds):
+		case <-time.After(patience):
 			t.Fatal("not told: ", what)
 		}
 	}
@@ -331,7 +329,15 @@ func told[TX any](t *testing.T, d Database[TX]) {
 	add(t, other, row("a.b", "k", 1))
 	wait("of a commit")
 	cancel()
-	for range wake { //nolint:revive // until it is closed
+	for {
+		select {
+		case _, open := <-wake:
+			if !open {
+				return
+			}
+		case <-time.After(patience):
+			t.Fatal("Wake goes on after its context has ended")
+		}
 	}
 }
 

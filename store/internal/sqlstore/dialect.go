@@ -146,7 +146,7 @@ func newBook(d *Dialect) *book {
 
 func (b *book) render(statement string) rendered {
 	if r, ok := b.done.Load(statement); ok {
-		return r.(rendered) //nolint:errcheck,forcetypeassert // nothing else is stored
+		return r.(rendered) //nolint:forcetypeassert // nothing else is stored
 	}
 	r := rendered{text: b.tokens.Replace(statement)}
 	if b.dialect.Positional || b.dialect.Placeholder != nil {

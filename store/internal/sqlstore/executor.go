@@ -97,7 +97,7 @@ func (e sqlExecutor) Exec(ctx context.Context, statement string, arguments ...an
 }
 
 func (e sqlExecutor) Query(ctx context.Context, statement string, arguments ...any) (Rows, error) {
-	return e.conn.QueryContext(ctx, statement, arguments...) //nolint:sqlclosecheck,rowserrcheck // the caller's
+	return e.conn.QueryContext(ctx, statement, arguments...) // the caller closes them
 }
 
 type sqlDatabase struct {
