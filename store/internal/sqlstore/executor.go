@@ -97,7 +97,7 @@ func (e sqlExecutor) Exec(ctx context.Context, statement string, arguments ...an
 }
 
 func (e sqlExecutor) Query(ctx context.Context, statement string, arguments ...any) (Rows, error) {
-	return e.conn.QueryContext(ctx, statement, arguments...) // the caller closes them
+	return e.conn.QueryContext(ctx, statement, arguments...) //nolint:rowserrcheck // the caller's
 }
 
 type sqlDatabase struct {
