@@ -99,12 +99,12 @@ func (l *localLanes) Record(_ context.Context, owner driver.Ownership, lane driv
 }
 
 // Remove implements [driver.Lanes].
-func (l *localLanes) Remove(_ context.Context, owner driver.Ownership, lane driver.Lane, id string) (int, error) {
+func (l *localLanes) Remove(_ context.Context, owner driver.Ownership, lane driver.Lane, id string) (more bool, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.subscriptions[owner.Subscription]
 	if p == nil {
-		return 0, nil
+		return false, nil
 	}
 	events := p.lanes[lane]
 	if len(events) > 0 && events[0].ID == id {
@@ -114,10 +114,10 @@ func (l *localLanes) Remove(_ context.Context, owner driver.Ownership, lane driv
 	}
 	if len(events) == 0 {
 		delete(p.lanes, lane)
-		return 0, nil
+		return false, nil
 	}
 	p.lanes[lane] = events
-	return len(events), nil
+	return true, nil
 }
 
 // held is how many events of a subscription wait here.

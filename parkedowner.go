@@ -211,7 +211,7 @@ func (s *subscription) obey(l *lane) {
 		return
 	}
 	for {
-		left, err := s.skipHead(l, owner, order.Reason)
+		more, err := s.skipHead(l, owner, order.Reason)
 		if err != nil {
 			if !s.notOwned(owner, err) {
 				s.observe(Observation{Kind: StoreFailed, Source: owner.name, Err: fmt.Errorf("%v: %w", order.Verb, err)})
@@ -222,18 +222,18 @@ func (s *subscription) obey(l *lane) {
 			}
 			return
 		}
-		if left == 0 || order.Verb == driver.SkipHead {
+		if !more || order.Verb == driver.SkipHead {
 			return
 		}
 	}
 }
 
-// skipHead makes a dead letter of a lane's oldest event and returns how many are
-// left.
-func (s *subscription) skipHead(l *lane, owner *source, reason string) (left int, err error) {
+// skipHead makes a dead letter of a lane's oldest event and reports whether there
+// are more.
+func (s *subscription) skipHead(l *lane, owner *source, reason string) (more bool, err error) {
 	head, found, err := s.store.Head(s.bus.storing, s.parkingOf(owner), l.key)
 	if err != nil || !found {
-		return 0, err
+		return false, err
 	}
 	i := s.parkedItem(l, head)
 	if head.Err != "" {
@@ -244,12 +244,12 @@ func (s *subscription) skipHead(l *lane, owner *source, reason string) (left int
 	i.reason, i.source = "skipped", owner
 	letter := i.deadLetter(s.bus.clock.Now())
 	if err := s.dead.PutDeadLetter(s.bus.storing, letter); err != nil {
-		return 0, fmt.Errorf("dead letter: %w", err)
+		return false, fmt.Errorf("dead letter: %w", err)
 	}
 	i.observe(s.bus.values, DeadLettered, func(o *Observation) { o.Attempt, o.Reason, o.Err = i.attempts, i.reason, i.failure })
 	s.releaseClaim(i)
 	if !s.announce(i).done {
-		return 0, errors.New("the failure could not be announced")
+		return false, errors.New("the failure could not be announced")
 	}
 	l.parkedHead = nil
 	return s.store.Remove(s.bus.storing, s.parkingOf(owner), l.key, head.ID)

@@ -73,7 +73,7 @@ func (s *subscription) runParked(l *lane) (again bool) {
 		return false
 	}
 	s.mu.Unlock()
-	left, wait, err := s.tryParkedHead(l)
+	more, wait, err := s.tryParkedHead(l)
 	s.mu.Lock()
 	if l.owner.given {
 		return s.unpark(l)
@@ -91,7 +91,7 @@ func (s *subscription) runParked(l *lane) (again bool) {
 			s.makeWait(l, wait, false)
 			s.checkIdle()
 		}
-	case left > 0:
+	case more:
 		l.due = time.Time{}
 		s.makeReady(l)
 	default:
@@ -165,27 +165,27 @@ func (s *subscription) parkArrivals(l *lane) bool {
 }
 
 // tryParkedHead makes one attempt with the oldest event of a parked lane. It
-// returns how many events the store has left, and how long to wait before the
+// reports whether the store has more of the lane, and how long to wait before the
 // next attempt when this one failed.
-func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err error) {
+func (s *subscription) tryParkedHead(l *lane) (more bool, wait time.Duration, err error) {
 	owner := l.owner
 	head, found, err := s.store.Head(s.bus.storing, s.parkingOf(owner), l.key)
 	if s.notOwned(owner, err) {
-		return 1, s.options.Backoff.Initial, nil
+		return true, s.options.Backoff.Initial, nil
 	}
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
-		return 0, 0, err
+		return false, 0, err
 	}
 	if !found {
-		return 0, 0, nil
+		return false, 0, nil
 	}
 	i := s.parkedItem(l, head)
 	s.mu.Lock()
 	i.source = owner
 	if owner.given {
 		s.mu.Unlock()
-		return 1, time.Hour, nil
+		return true, time.Hour, nil
 	}
 	s.begin(i)
 	s.mu.Unlock()
@@ -214,17 +214,17 @@ func (s *subscription) tryParkedHead(l *lane) (left int, wait time.Duration, err
 		if !s.notOwned(owner, err) && err != nil {
 			s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 		}
-		return 1, wait, nil
+		return true, wait, nil
 	}
 	l.parkedHead = nil
-	left, err = s.store.Remove(s.bus.storing, s.parkingOf(owner), l.key, head.ID)
+	more, err = s.store.Remove(s.bus.storing, s.parkingOf(owner), l.key, head.ID)
 	if s.notOwned(owner, err) {
-		return 1, s.options.Backoff.Initial, nil
+		return true, s.options.Backoff.Initial, nil
 	}
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 	}
-	return left, 0, err
+	return more, 0, err
 }
 
 // processParked is process for an event of the store: what would park it again

@@ -89,17 +89,17 @@ func (l *fencedLanes) Record(_ context.Context, o driver.Ownership, lane driver.
 	})
 }
 
-func (l *fencedLanes) Remove(_ context.Context, o driver.Ownership, lane driver.Lane, id string) (left int, err error) {
+func (l *fencedLanes) Remove(_ context.Context, o driver.Ownership, lane driver.Lane, id string) (more bool, err error) {
 	err = l.as(o, func() {
 		if events := l.lanes[lane]; len(events) > 0 && events[0].ID == id {
 			l.lanes[lane] = events[1:]
 		}
-		left = len(l.lanes[lane])
+		more = len(l.lanes[lane]) > 0
 	})
 	if err == nil && l.fails() {
-		return 0, errLanesDown // it is gone, and nobody knows
+		return false, errLanesDown // it is gone, and nobody knows
 	}
-	return left, err
+	return more, err
 }
 
 func (l *fencedLanes) Orders(context.Context, driver.Ownership) ([]driver.LaneOrder, error) {

@@ -155,9 +155,10 @@ type Lanes interface {
 	// Record stores how often the head was tried and how it failed last.
 	Record(ctx context.Context, owner Ownership, lane Lane, id string, attempts int, failure string) error
 
-	// Remove takes the head away when its ID is id, and returns how many are
-	// left. Removing what is not there is accepted.
-	Remove(ctx context.Context, owner Ownership, lane Lane, id string) (left int, err error)
+	// Remove takes the head away when its ID is id, and reports whether the lane
+	// holds anything after that. Removing what is not there is accepted. It costs
+	// the same however long the lane is.
+	Remove(ctx context.Context, owner Ownership, lane Lane, id string) (more bool, err error)
 
 	// Orders returns what operators have asked for since it was last called, each
 	// once. An order for a lane that holds nothing any more is dropped.

@@ -95,17 +95,17 @@ func (s *shelf) Record(_ context.Context, owner driver.Ownership, lane driver.La
 }
 
 // Remove implements [driver.Lanes].
-func (s *shelf) Remove(_ context.Context, owner driver.Ownership, lane driver.Lane, id string) (int, error) {
+func (s *shelf) Remove(_ context.Context, owner driver.Ownership, lane driver.Lane, id string) (more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.check(owner); err != nil {
-		return 0, err
+		return false, err
 	}
 	at := shelfLane{owner.Subscription, lane}
 	if events := s.lanes[at]; len(events) > 0 && events[0].ID == id {
 		s.lanes[at] = events[1:]
 	}
-	return len(s.lanes[at]), nil
+	return len(s.lanes[at]) > 0, nil
 }
 
 // Orders implements [driver.Lanes].

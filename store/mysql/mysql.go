@@ -25,8 +25,8 @@ type Options struct {
 	KeepSent bool
 
 	// MaxParked bounds the parked events of one subscription. Defaults to
-	// 100 000. Instances that park at the same moment may pass it by what each
-	// of them parks.
+	// 100 000. Events are counted once in a while, so that several instances may
+	// pass it by a hundredth each.
 	MaxParked int
 }
 

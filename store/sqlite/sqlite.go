@@ -28,7 +28,8 @@ type Options struct {
 	KeepSent bool
 
 	// MaxParked bounds the parked events of one subscription. Defaults to
-	// 100 000.
+	// 100 000. Events are counted once in a while, so that several processes may
+	// pass it by a hundredth each.
 	MaxParked int
 
 	// WatchInterval is how often the file is looked at for commits of others while

@@ -65,8 +65,8 @@ func lanesInOrder(t *testing.T, one, _ driver.LaneStore) {
 	if _, found, err := one.Head(t.Context(), owner, lane); found || err != nil {
 		t.Fatalf("the head of nothing: %v %v", found, err)
 	}
-	if left, err := one.Remove(t.Context(), owner, lane, "id-1"); left != 0 || err != nil {
-		t.Errorf("Remove of nothing: %d %v", left, err)
+	if more, err := one.Remove(t.Context(), owner, lane, "id-1"); more || err != nil {
+		t.Errorf("Remove of nothing: %v %v", more, err)
 	}
 	park(t, one, owner, parked("k1", 1), parked("k2", 9), parked("k1", 2), parked("k1", 1), parked("k1", 3))
 	for n := 1; n <= 3; n++ {
@@ -77,11 +77,11 @@ func lanesInOrder(t *testing.T, one, _ driver.LaneStore) {
 		if want := parked("k1", n); !reflect.DeepEqual(head, want) {
 			t.Errorf("head %d\ngot  %+v\nwant %+v", n, head, want)
 		}
-		if left, err := one.Remove(t.Context(), owner, lane, "another"); err != nil || left != 4-n {
-			t.Errorf("Remove of what is not the head: %d left, %v", left, err)
+		if more, err := one.Remove(t.Context(), owner, lane, "another"); err != nil || !more {
+			t.Errorf("Remove of what is not the head: more is %v, %v", more, err)
 		}
-		if left, err := one.Remove(t.Context(), owner, lane, head.ID); err != nil || left != 3-n {
-			t.Errorf("Remove: %d left, want %d: %v", left, 3-n, err)
+		if more, err := one.Remove(t.Context(), owner, lane, head.ID); err != nil || more != (n < 3) {
+			t.Errorf("Remove of event %d: more is %v: %v", n, more, err)
 		}
 	}
 }

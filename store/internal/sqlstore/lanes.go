@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"github.com/tidings-go/tidings/driver"
 )
@@ -58,12 +59,8 @@ func (l *Lanes) owned(ctx context.Context, owner driver.Ownership, what string, 
 // Park implements [driver.Lanes].
 func (l *Lanes) Park(ctx context.Context, owner driver.Ownership, events []driver.Parked) error {
 	return l.owned(ctx, owner, "park", func(ctx context.Context, run Statements) error {
-		var count int
-		if _, err := run.One(ctx, "SELECT count(*) FROM {parked} WHERE subscription = $1", []any{owner.Subscription}, &count); err != nil {
+		if err := l.bound(ctx, run, owner.Subscription, len(events)); err != nil {
 			return err
-		}
-		if count+len(events) > l.maxParked {
-			return fmt.Errorf("%d events are parked, the bound is %d: %w", count, l.maxParked, driver.ErrLanesFull)
 		}
 		for _, e := range events {
 			if e.Message.Value != nil && e.Message.Body == nil {
@@ -94,6 +91,34 @@ func (l *Lanes) Park(ctx context.Context, owner driver.Ownership, events []drive
 		}
 		return nil
 	})
+}
+
+// tally is how many events of a subscription this process believes to be parked:
+// what it counted last, and what it has parked since.
+type tally struct {
+	mu             sync.Mutex
+	counted, since int
+}
+
+// bound refuses what would pass the bound. Counting costs more the more there is,
+// so that it is done again only after a hundredth of the bound, and always close
+// to it.
+func (l *Lanes) bound(ctx context.Context, run Statements, subscription string, more int) error {
+	known, _ := l.tallies.LoadOrStore(subscription, &tally{counted: l.maxParked})
+	t := known.(*tally) //nolint:forcetypeassert // nothing else is stored
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.since+more > l.maxParked/100 || t.counted+t.since+more > l.maxParked/10*9 {
+		if _, err := run.One(ctx, "SELECT count(*) FROM {parked} WHERE subscription = $1", []any{subscription}, &t.counted); err != nil {
+			return err
+		}
+		t.since = 0
+	}
+	if t.counted+t.since+more > l.maxParked {
+		return fmt.Errorf("%d events are parked, the bound is %d: %w", t.counted+t.since, l.maxParked, driver.ErrLanesFull)
+	}
+	t.since += more
+	return nil
 }
 
 const parkedColumns = "p.number, p.source, p.channel, p.lane_key, p.id, p.type, p.message_channel, p.message_key, p.message_id, p.headers, p.body, p.size, p.position, p.stored_at, p.attempts, p.reason, p.failure, p.parked_at"
@@ -147,21 +172,26 @@ func (l *Lanes) Record(ctx context.Context, owner driver.Ownership, lane driver.
 }
 
 // Remove implements [driver.Lanes].
-func (l *Lanes) Remove(ctx context.Context, owner driver.Ownership, lane driver.Lane, id string) (left int, err error) {
+func (l *Lanes) Remove(ctx context.Context, owner driver.Ownership, lane driver.Lane, id string) (more bool, err error) {
 	err = l.owned(ctx, owner, "remove", func(ctx context.Context, run Statements) error {
-		numbers, events, err := laneEvents(ctx, run, owner.Subscription, lane, 1)
-		if err != nil {
+		var numbers []int64
+		var ids []string
+		err := run.Each(ctx, "SELECT number, id FROM {parked} WHERE subscription = $1 AND channel = $2 AND lane_key = $3 ORDER BY number LIMIT 2",
+			[]any{owner.Subscription, lane.Channel, clean(lane.Key)}, func(rows Rows) error {
+				var number int64
+				var id string
+				err := rows.Scan(&number, &id)
+				numbers, ids = append(numbers, number), append(ids, id)
+				return err
+			})
+		if more = len(ids) > 0; err != nil || !more || ids[0] != clean(id) {
 			return err
 		}
-		if len(events) > 0 && events[0].ID == clean(id) {
-			if _, err := run.Exec(ctx, "DELETE FROM {parked} WHERE number = $1", numbers[0]); err != nil {
-				return err
-			}
-		}
-		_, err = run.One(ctx, "SELECT count(*) FROM {parked} WHERE subscription = $1 AND channel = $2 AND lane_key = $3", []any{owner.Subscription, lane.Channel, clean(lane.Key)}, &left)
+		more = len(ids) > 1
+		_, err = run.Exec(ctx, "DELETE FROM {parked} WHERE number = $1", numbers[0])
 		return err
 	})
-	return left, err
+	return more && err == nil, err
 }
 
 // Orders implements [driver.Lanes].

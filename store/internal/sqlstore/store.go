@@ -56,6 +56,7 @@ type base struct {
 	checked atomic.Bool  // the schema was found to be right
 	claimed atomic.Int64 // claims since the store was made
 	lists   sync.Map     // lease names by group that are known to have rows
+	tallies sync.Map     // *tally by subscription
 }
 
 // New makes a store. It does not ask the database yet.
