@@ -9,9 +9,9 @@ import (
 
 // LogObserver returns an [Observer] that writes every step of every event to
 // logger. A healthy service can live with the default level: what happens to
-// each event as it should (published, received, handled, settled) is Debug;
-// duplicates, ignored events and changes of ownership are Info; what needed
-// another try is Warn; what needs a person (dead letters, held and abandoned
+// each event as it should (published, received, handled, settled) is Debug, and so
+// is each source that is given or taken in good order; duplicates and ignored
+// events are Info; what needed another try, or a source that was lost, is Warn; what needs a person (dead letters, held and abandoned
 // events, stuck handlers) is Error. Payloads are never logged.
 //
 // A bus has one with its Options.Logger; passing another adds a second log.
@@ -33,7 +33,9 @@ func logLevel(o Observation) slog.Level {
 		return slog.LevelError
 	case Reported:
 		switch o.Report.Kind {
-		case driver.ReportAssigned, driver.ReportRevoked, driver.ReportResumed, driver.ReportRecovered, driver.ReportIgnored:
+		case driver.ReportAssigned, driver.ReportRevoked: // one for each of many sources
+			return slog.LevelDebug
+		case driver.ReportResumed, driver.ReportRecovered, driver.ReportIgnored:
 			return slog.LevelInfo
 		case driver.ReportOutage:
 			return slog.LevelError
@@ -82,16 +84,9 @@ func (l *logObserver) Observe(ctx context.Context, o Observation) {
 	}
 	if o.Kind == Reported {
 		message = "subscription " + o.Report.Kind.String()
-		text("source", o.Report.Source.Name)
 		text("text", o.Report.Text)
-		if o.Report.Count > 0 {
-			attrs = append(attrs, slog.Int("count", o.Report.Count))
-		}
 		if o.Report.Duration > 0 {
 			attrs = append(attrs, slog.Duration("duration", o.Report.Duration))
-		}
-		if o.Report.Err != nil {
-			attrs = append(attrs, slog.String("error", o.Report.Err.Error()))
 		}
 	}
 	if o.Err != nil {
