@@ -71,7 +71,7 @@ func (b *Box[TX]) Serialize(ctx context.Context, tx TX, channel, aggregateID str
 func (b *Box[TX]) Status(ctx context.Context) (Status, error) {
 	status, err := b.store.Status(ctx)
 	if err == nil && b.relay != nil {
-		status.Rate = b.relay.rate.perSecond()
+		status.Rate = b.relay.Rate()
 	}
 	return status, err
 }

@@ -99,6 +99,9 @@ func (r *Relay) Run(ctx context.Context) error {
 	return nil
 }
 
+// Rate is how many rows a second this relay has sent in the last minute.
+func (r *Relay) Rate() float64 { return r.rate.perSecond() }
+
 func (r *Relay) adopt(_ context.Context, leases []driver.Lease) error {
 	r.mu.Lock()
 	for _, lease := range leases {

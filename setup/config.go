@@ -48,7 +48,9 @@ type Config struct {
 	DeadLetters string `env:"EVENT_DEAD_LETTERS"`
 
 	// DatabaseURL is postgres://user:password@host:port/database. The driver
-	// postgres needs it, unless the application passes its store.
+	// postgres needs it, unless the application passes its store. For claims, dead
+	// letters, an outbox and the command line it may be
+	// mysql://user:password@host:port/database too.
 	DatabaseURL string `env:"DATABASE_URL" json:"-"`
 	// SQLitePath is a file, which is made when it is missing. The driver sqlite
 	// needs it, unless the application passes its store.

@@ -62,18 +62,23 @@ func openDatabase(config Config, options *Options) (opened, []error) {
 		}
 		switch {
 		case config.DatabaseURL != "":
-			kind = nameOfPostgres
+			kind = kindOfURL(config.DatabaseURL)
 		case config.SQLitePath != "":
 			kind = nameOfSQLite
 		default:
 			return opened{}, []error{errors.New("EVENT_CLAIMS or EVENT_DEAD_LETTERS is database, and neither DATABASE_URL nor SQLITE_PATH is set")}
 		}
 	}
+	return openKind(kind, config, false)
+}
+
+// openKind opens the database of one kind. keepSent is as the stores' option.
+func openKind(kind string, config Config, keepSent bool) (opened, []error) {
 	if kind == nameOfSQLite {
 		if config.SQLitePath == "" {
 			return opened{}, []error{fmt.Errorf("EVENT_DRIVER is sqlite and SQLITE_PATH %w: say the path of a file, which is made when it is missing", errMissing)}
 		}
-		store, err := sqlite.Open(config.SQLitePath, &sqlite.Options{Prefix: prefix(config)})
+		store, err := sqlite.Open(config.SQLitePath, &sqlite.Options{Prefix: prefix(config), KeepSent: keepSent})
 		if err != nil {
 			return opened{}, []error{fmt.Errorf("SQLITE_PATH=%s: %w", config.SQLitePath, err)}
 		}
@@ -82,11 +87,14 @@ func openDatabase(config Config, options *Options) (opened, []error) {
 	if config.DatabaseURL == "" {
 		return opened{}, []error{fmt.Errorf("EVENT_DRIVER is postgres and DATABASE_URL %w: say postgres://user:password@host:5432/database", errMissing)}
 	}
+	if kind == nameOfMySQL {
+		return openMySQL(config, keepSent)
+	}
 	pool, err := pgxpool.New(context.Background(), config.DatabaseURL)
 	if err != nil { // pgx hides the password only where it could parse it
 		return opened{}, []error{errors.New("DATABASE_URL is no address of PostgreSQL such as postgres://user:password@host:5432/database")}
 	}
-	store, err := postgres.New(pool, &postgres.Options{Prefix: prefix(config)})
+	store, err := postgres.New(pool, &postgres.Options{Prefix: prefix(config), KeepSent: keepSent})
 	if err != nil {
 		pool.Close()
 		return opened{}, []error{fmt.Errorf("DATABASE_URL, EVENT_NAMESPACE: %w", err)}
