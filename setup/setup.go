@@ -78,7 +78,8 @@ func names(but string) []string {
 
 // FromEnv makes a bus with the driver that EVENT_DRIVER names, configured by the
 // variables that [Config] lists, and asks its broker whether it answers. The
-// error has every complaint at once, each with its variable.
+// error has every complaint at once, each with its variable; then it wraps
+// [ErrConfiguration].
 func FromEnv(ctx context.Context, options *Options) (*tidings.Bus, error) {
 	return New(ctx, FromProcess(), options)
 }
@@ -131,11 +132,20 @@ func New(ctx context.Context, config Config, options *Options) (*tidings.Bus, er
 	return tidings.New(d, &bus), nil
 }
 
+// ErrConfiguration is wrapped by errors about variables, of which nothing was
+// tried; an error without it is about a broker or a database that was asked.
+var ErrConfiguration = errors.New("setup: configuration")
+
+// complaints is an error that is ErrConfiguration, and does not repeat its words.
+type complaints struct{ error }
+
+func (c complaints) Unwrap() []error { return []error{ErrConfiguration, c.error} }
+
 func complaint(errs []error) error {
 	if len(errs) == 1 {
-		return fmt.Errorf("setup: %w", errs[0])
+		return complaints{fmt.Errorf("setup: %w", errs[0])}
 	}
-	return fmt.Errorf("setup: %d complaints:\n%w", len(errs), errors.Join(errs...))
+	return complaints{fmt.Errorf("setup: %d complaints:\n%w", len(errs), errors.Join(errs...))}
 }
 
 // ask finds out at start, and not at the first event, that a broker is not

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/tidings-go/tidings/setup"
 )
 
 // What a run of the command ends with.
@@ -66,7 +69,7 @@ func exitCode(err error, started bool) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case wrong, !started: // cobra's own complaints about flags, arguments and names
+	case wrong, !started, errors.Is(err, setup.ErrConfiguration): // cobra's own complaints about flags, arguments and names
 		return exitUsage
 	case errors.Is(err, errFindings):
 		return exitFindings
@@ -114,9 +117,9 @@ func group(use, short, long string, below ...*cobra.Command) *cobra.Command {
 	slices.Sort(names)
 	command.RunE = func(command *cobra.Command, arguments []string) error {
 		if len(arguments) > 0 {
-			return usage("tidings %s has no %q: it has %q", command.Name(), arguments[0], names)
+			return usage("%s has no %q: it has %s", command.CommandPath(), arguments[0], strings.Join(names, ", "))
 		}
-		return usage("say what: tidings %s with one of %q", command.Name(), names)
+		return usage("say which: %s with one of %s", command.CommandPath(), strings.Join(names, ", "))
 	}
 	return command
 }

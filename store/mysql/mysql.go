@@ -79,6 +79,9 @@ func New(db *sql.DB, options *Options) (*Store, error) {
 	return &Store{Store: sqlstore.New(settings), db: db, migrations: settings.Schema}, nil
 }
 
+// DB is the pool.
+func (s *Store) DB() *sql.DB { return s.db }
+
 // migrateTime is how long one instance waits for another's migration, in seconds.
 const migrateTime = 120
 
