@@ -154,7 +154,7 @@ func TestRelayNeedsABroker(t *testing.T) {
 // The process itself ends on SIGTERM, with status 0.
 func TestRelayEndsOnSignal(t *testing.T) {
 	app := newApplication(t, onSQLite(t))
-	command := exec.Command(os.Args[0], "relay", "--json")
+	command := exec.CommandContext(t.Context(), os.Args[0], "relay", "--json")
 	command.Env = []string{actAsTidings + "=1", "SQLITE_PATH=" + app.environment["SQLITE_PATH"], "EVENT_DRIVER=redis-streams",
 		"REDIS_URL=" + drivertest.Server(t, "REDIS_URL"), "EVENT_NAMESPACE=" + unique(t)}
 	var errs safeBuffer
