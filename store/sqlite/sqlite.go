@@ -66,10 +66,11 @@ func Open(path string, options *Options) (*Store, error) {
 	if path == "" || strings.Contains(path, ":memory:") {
 		return nil, fmt.Errorf("sqlite: the path is %q: pass the path of a file", path)
 	}
-	db, err := sql.Open("sqlite", dataSource(path))
+	opened, err := sqlite.NewConnector(dataSource(path))
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: %w", err)
 	}
+	db := sql.OpenDB(connector{opened, &turn{patience: busyTime, between: &between{queue: &fileLock{path: path + "-queue"}, writer: &fileLock{path: path + "-writer"}}}})
 	s, err := New(db, options)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
@@ -77,8 +78,11 @@ func Open(path string, options *Options) (*Store, error) {
 	return s, nil
 }
 
+// busyTime is how long a transaction waits for others to end.
+const busyTime = 10 * time.Second
+
 func dataSource(path string) string {
-	query := url.Values{"_pragma": {"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
+	query := url.Values{"_pragma": {fmt.Sprintf("busy_timeout(%d)", busyTime.Milliseconds()), "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"}, "_txlock": {"immediate"}}
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query.Encode()}).String()
 }
 
@@ -234,6 +238,7 @@ func dialect(o Options) *sqlstore.Dialect {
 		Returning: true,
 		Take:      takeOver,
 		TakeDone:  takeDone,
+		OneWriter: true,
 		Writes:    becomeWriter,
 		Serialize: func(ctx context.Context, run sqlstore.Statements, _ int64) error {
 			_, err := run.Exec(ctx, becomeWriter)

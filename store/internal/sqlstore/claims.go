@@ -41,7 +41,7 @@ func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest
 	arguments := []any{r.Subscription, r.Key, r.Owner, microseconds(r.Lease), int64(r.Digest)}
 	take := " {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 0, {now} + " + c.integer("$4") + ", $5, 0, NULL) "
 	if c.dialect.Returning {
-		found, err := run.One(ctx, "INSERT INTO"+take+c.dialect.Take+" RETURNING crashes", arguments, &answer.Crashes)
+		found, err := c.take(ctx, "INSERT INTO"+take+c.dialect.Take+" RETURNING crashes", arguments, &answer.Crashes)
 		if err != nil {
 			return answer, false, err
 		}
@@ -51,7 +51,7 @@ func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest
 		}
 	} else {
 		for _, statement := range []string{c.dialect.InsertNew + take, c.dialect.Take} {
-			if err := c.again(ctx, func() error { _, err := run.Exec(ctx, statement, arguments...); return err }); err != nil {
+			if _, err := c.write(ctx, statement, arguments...); err != nil {
 				return answer, false, err
 			}
 		}
@@ -71,6 +71,18 @@ func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest
 	return driver.ClaimAnswer{State: driver.ClaimFresh, Crashes: crashes}, true, nil
 }
 
+// take runs a statement that returns a row when it has taken the key.
+func (c claims) take(ctx context.Context, statement string, arguments []any, crashes *int) (found bool, err error) {
+	if c.together == nil {
+		return c.pool().One(ctx, statement, arguments, crashes)
+	}
+	err = c.atomically(ctx, func(ctx context.Context, run Statements) error {
+		found, err = run.One(ctx, statement, arguments, crashes)
+		return err
+	})
+	return found, err
+}
+
 // Finish implements [driver.Claims].
 func (c claims) Finish(ctx context.Context, r driver.ClaimRequest) error {
 	var keep any
@@ -79,10 +91,7 @@ func (c claims) Finish(ctx context.Context, r driver.ClaimRequest) error {
 	}
 	arguments := []any{r.Subscription, r.Key, r.Owner, int64(r.Digest), keep}
 	finished := false
-	err := c.again(ctx, func() error {
-		_, err := c.pool().Exec(ctx, "UPDATE {claims} SET done = 1, digest = $4, keep_until = {now} + "+c.integer("$5")+" WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", arguments...)
-		return err
-	})
+	_, err := c.write(ctx, "UPDATE {claims} SET done = 1, digest = $4, keep_until = {now} + "+c.integer("$5")+" WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", arguments...)
 	if err == nil { // a count of changed rows would not tell of one that was finished before
 		finished, err = c.Claimed(ctx, r.Subscription, r.Key, r.Owner)
 	}
@@ -98,10 +107,7 @@ func (c claims) Finish(ctx context.Context, r driver.ClaimRequest) error {
 
 // Release implements [driver.Claims].
 func (c claims) Release(ctx context.Context, r driver.ClaimRequest) error {
-	err := c.again(ctx, func() error {
-		_, err := c.pool().Exec(ctx, "DELETE FROM {claims} WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", r.Subscription, r.Key, r.Owner)
-		return err
-	})
+	_, err := c.write(ctx, "DELETE FROM {claims} WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", r.Subscription, r.Key, r.Owner)
 	return c.fail(err, "release the claim on %s %s", r.Subscription, r.Key)
 }
 

@@ -50,6 +50,9 @@ type Dialect struct {
 	// ForUpdate, ForShare and SkipLocked end a SELECT that locks its rows; empty
 	// where one writer at a time is the rule.
 	ForUpdate, ForShare, SkipLocked string
+	// OneWriter says that writers wait for each other whatever they write, so that
+	// it is better to write together.
+	OneWriter bool
 	// Writes is a statement that makes a transaction a writer before it has read
 	// anything, or "".
 	Writes string

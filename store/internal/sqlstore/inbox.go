@@ -124,10 +124,7 @@ func (b *base) Start(ctx context.Context, subscription, key string) (starts int,
 
 // End implements [inbox.Store].
 func (b *base) End(ctx context.Context, subscription, key string) error {
-	err := b.again(ctx, func() error {
-		_, err := b.pool().Exec(ctx, "DELETE FROM {starts} WHERE subscription = $1 AND claim_key = $2", subscription, key)
-		return err
-	})
+	_, err := b.write(ctx, "DELETE FROM {starts} WHERE subscription = $1 AND claim_key = $2", subscription, key)
 	return b.fail(err, "end the count of starts of %s %s", subscription, key)
 }
 

@@ -3,6 +3,8 @@ package sqlstore
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
@@ -14,11 +16,8 @@ func (b *base) Join(ctx context.Context, group, holder string, ttl time.Duration
 	if err := b.ready(ctx, run); err != nil {
 		return 0, err
 	}
-	err = b.again(ctx, func() error {
-		_, err := run.Exec(ctx, "INSERT INTO {members} (group_name, holder, until_at) VALUES ($1, $2, {now} + "+b.integer("$3")+") "+
-			b.dialect.Upsert("group_name, holder")+" until_at = "+b.dialect.New("until_at"), group, holder, microseconds(ttl))
-		return err
-	})
+	_, err = b.write(ctx, "INSERT INTO {members} (group_name, holder, until_at) VALUES ($1, $2, {now} + "+b.integer("$3")+") "+
+		b.dialect.Upsert("group_name, holder")+" until_at = "+b.dialect.New("until_at"), group, holder, microseconds(ttl))
 	if err == nil {
 		_, err = run.One(ctx, "SELECT count(*) FROM {members} WHERE group_name = $1 AND until_at > {now}", []any{group}, &alive)
 	}
@@ -87,16 +86,14 @@ func (b *base) list(ctx context.Context, group string, names []string) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	err := b.again(ctx, func() error {
-		for _, name := range missing {
-			_, err := b.pool().Exec(ctx, "INSERT INTO {leases} (group_name, name, holder, epoch, until_at) VALUES ($1, $2, '', 0, 0) "+
-				b.dialect.Upsert("group_name, name")+" name = "+b.dialect.New("name"), group, name)
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	var rows []string
+	arguments := []any{group}
+	for _, name := range slices.Sorted(slices.Values(missing)) { // in an order, or two that list wait for each other
+		arguments = append(arguments, name)
+		rows = append(rows, fmt.Sprintf("($1, $%d, '', 0, 0)", len(arguments)))
+	}
+	_, err := b.write(ctx, "INSERT INTO {leases} (group_name, name, holder, epoch, until_at) VALUES "+strings.Join(rows, ", ")+" "+
+		b.dialect.Upsert("group_name, name")+" name = "+b.dialect.New("name"), arguments...)
 	if err != nil {
 		return err
 	}
@@ -108,14 +105,10 @@ func (b *base) list(ctx context.Context, group string, names []string) error {
 
 // Renew implements [driver.Leases].
 func (b *base) Renew(ctx context.Context, group, holder string, ttl time.Duration) (kept []driver.Lease, err error) {
-	run := b.pool()
-	err = b.again(ctx, func() error {
-		_, err := run.Exec(ctx, "UPDATE {leases} SET until_at = {now} + "+b.integer("$3")+" WHERE group_name = $1 AND holder = $2 AND until_at > {now}",
-			group, holder, microseconds(ttl))
-		return err
-	})
+	_, err = b.write(ctx, "UPDATE {leases} SET until_at = {now} + "+b.integer("$3")+" WHERE group_name = $1 AND holder = $2 AND until_at > {now}",
+		group, holder, microseconds(ttl))
 	if err == nil {
-		err = run.Each(ctx, "SELECT name, epoch FROM {leases} WHERE group_name = $1 AND holder = $2 AND until_at > {now} ORDER BY name",
+		err = b.pool().Each(ctx, "SELECT name, epoch FROM {leases} WHERE group_name = $1 AND holder = $2 AND until_at > {now} ORDER BY name",
 			[]any{group, holder}, func(rows Rows) error {
 				var lease driver.Lease
 				err := rows.Scan(&lease.Name, &lease.Epoch)
@@ -134,11 +127,8 @@ func (b *base) Release(ctx context.Context, group, holder string, names []string
 	if len(names) == 0 {
 		return nil
 	}
-	err := b.again(ctx, func() error {
-		arguments := []any{group, holder}
-		_, err := b.pool().Exec(ctx, "UPDATE {leases} SET holder = '', until_at = 0 WHERE group_name = $1 AND holder = $2 AND name IN "+in(&arguments, names), arguments...)
-		return err
-	})
+	arguments := []any{group, holder}
+	_, err := b.write(ctx, "UPDATE {leases} SET holder = '', until_at = 0 WHERE group_name = $1 AND holder = $2 AND name IN "+in(&arguments, names), arguments...)
 	return b.fail(err, "release leases of %s", group)
 }
 

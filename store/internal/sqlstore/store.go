@@ -57,16 +57,17 @@ type base struct {
 	claimed atomic.Int64 // claims since the store was made
 	lists   sync.Map     // lease names by group that are known to have rows
 	tallies sync.Map     // *tally by subscription
+
+	together *together // nil where writers do not wait for each other
 }
 
 // New makes a store. It does not ask the database yet.
 func New[TX any](s Settings[TX]) *Store[TX] {
-	return &Store[TX]{
-		base: &base{
-			dialect: s.Dialect, book: newBook(s.Dialect), db: s.Database, schema: s.Schema, keepSent: s.KeepSent, maxParked: s.MaxParked,
-		},
-		transaction: s.Transaction, begin: s.Begin, wake: s.Wake,
+	b := &base{dialect: s.Dialect, book: newBook(s.Dialect), db: s.Database, schema: s.Schema, keepSent: s.KeepSent, maxParked: s.MaxParked}
+	if s.Dialect.OneWriter {
+		b.together = newTogether(b)
 	}
+	return &Store[TX]{base: b, transaction: s.Transaction, begin: s.Begin, wake: s.Wake}
 }
 
 // namePattern is what a prefix or a schema may be: it is written into statements.
@@ -103,25 +104,40 @@ const tries = 8
 // atomically runs fn in a transaction of our own, again where the database
 // rolled it back because of others: fn must change nothing but the database. An
 // error of the commit that is no answer of the server wraps
-// [inbox.ErrCommitUnknown].
+// [inbox.ErrCommitUnknown]. Where there is one writer at a time, fn may share its
+// transaction with others.
 func (b *base) atomically(ctx context.Context, fn func(ctx context.Context, run Statements) error) error {
+	if b.together != nil {
+		return b.again(ctx, func() error { return b.together.do(ctx, fn) })
+	}
 	return b.again(ctx, func() error {
 		tx, err := b.db.Begin(ctx)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after a commit it does nothing
-		run := b.on(tx)
-		if b.dialect.Writes != "" {
-			if _, err := run.Exec(ctx, b.dialect.Writes); err != nil {
-				return err
-			}
-		}
-		if err := fn(ctx, run); err != nil {
+		if err := fn(ctx, b.on(tx)); err != nil {
 			return err
 		}
 		return b.outcome(tx.Commit(ctx))
 	})
+}
+
+// write runs one statement, in a transaction of its own or together with others.
+// It returns how many rows that changed.
+func (b *base) write(ctx context.Context, statement string, arguments ...any) (affected int64, err error) {
+	if b.together != nil {
+		err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
+			affected, err = run.Exec(ctx, statement, arguments...)
+			return err
+		})
+		return affected, err
+	}
+	err = b.again(ctx, func() error {
+		affected, err = b.pool().Exec(ctx, statement, arguments...)
+		return err
+	})
+	return affected, err
 }
 
 // again repeats what a deadlock or a lock that was not had in time has undone.

@@ -1,0 +1,161 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// together combines the transactions of a database with one writer at a time
+// (docs/decisions/0009-one-writer-many-writes.md): what is asked for while one
+// transaction waits for its turn goes into that transaction, each part behind a
+// savepoint of its own. So the cost of a commit is shared, and no write of ours
+// waits behind another by chance.
+type together struct {
+	base *base
+	lead chan struct{} // full while somebody leads
+
+	mu      sync.Mutex
+	waiting []*part
+}
+
+// part is one write among those of a transaction.
+type part struct {
+	fn   func(ctx context.Context, run Statements) error
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// partsAtOnce bounds what one transaction takes with it: it holds the writers of
+// other processes back.
+const partsAtOnce = 64
+
+func newTogether(b *base) *together { return &together{base: b, lead: make(chan struct{}, 1)} }
+
+// do runs fn in a transaction and returns when that is committed. Until the
+// transaction has begun, the end of ctx withdraws fn; from then on it takes no
+// longer than the statements and the commit.
+func (t *together) do(ctx context.Context, fn func(ctx context.Context, run Statements) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p := &part{fn: fn, done: make(chan struct{})}
+	t.mu.Lock()
+	t.waiting = append(t.waiting, p)
+	t.mu.Unlock()
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		if t.withdraw(p) {
+			return ctx.Err()
+		}
+		<-p.done
+		return p.err
+	case t.lead <- struct{}{}:
+		defer func() { <-t.lead }()
+	}
+	for !p.over() { // whoever led before may have taken it
+		if err := t.transaction(ctx); err != nil && t.withdraw(p) {
+			return err
+		}
+	}
+	return p.err
+}
+
+func (p *part) over() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (t *together) withdraw(p *part) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for n, waiting := range t.waiting {
+		if waiting == p {
+			t.waiting = append(t.waiting[:n:n], t.waiting[n+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// take returns the parts that came first.
+func (t *together) take() []*part {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := min(len(t.waiting), partsAtOnce)
+	parts := t.waiting[:n:n]
+	t.waiting = t.waiting[n:]
+	return parts
+}
+
+// transaction begins one and takes the parts that wait when it has begun. Its
+// error is that of the begin: each part has its own.
+func (t *together) transaction(ctx context.Context) error {
+	tx, err := t.base.db.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	// An interrupted statement would undo the parts of others, too.
+	ctx = context.WithoutCancel(ctx)
+	defer func() { _ = tx.Rollback(ctx) }() // after a commit it does nothing
+	run := t.base.on(tx)
+	if t.base.dialect.Writes != "" {
+		if _, err := run.Exec(ctx, t.base.dialect.Writes); err != nil {
+			return err
+		}
+	}
+	parts := t.take()
+	defer func() {
+		for _, p := range parts {
+			close(p.done)
+		}
+	}()
+	if len(parts) == 1 {
+		if parts[0].err = parts[0].fn(ctx, run); parts[0].err == nil {
+			parts[0].err = t.base.outcome(tx.Commit(ctx))
+		}
+		return nil
+	}
+	for _, p := range parts {
+		if err := p.behindSavepoint(ctx, run); err != nil {
+			fail(parts, err)
+			return nil
+		}
+	}
+	if err := tx.Commit(ctx); err != nil {
+		fail(parts, t.base.outcome(err))
+	}
+	return nil
+}
+
+// fail says of a transaction that is lost that none of its parts is stored.
+func fail(parts []*part, err error) {
+	for _, p := range parts {
+		if p.err == nil {
+			p.err = err
+		}
+	}
+}
+
+// behindSavepoint runs one part. What it returns is the end of the transaction.
+func (p *part) behindSavepoint(ctx context.Context, run Statements) error {
+	if _, err := run.Exec(ctx, "SAVEPOINT tidings_part"); err != nil {
+		return fmt.Errorf("savepoint: %w", err)
+	}
+	p.err = p.fn(ctx, run)
+	if p.err != nil {
+		if _, err := run.Exec(ctx, "ROLLBACK TO SAVEPOINT tidings_part"); err != nil {
+			return fmt.Errorf("a transaction with others was rolled back: %w", p.err)
+		}
+	}
+	if _, err := run.Exec(ctx, "RELEASE SAVEPOINT tidings_part"); err != nil {
+		return fmt.Errorf("release savepoint: %w", err)
+	}
+	return nil
+}
