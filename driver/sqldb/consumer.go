@@ -33,6 +33,7 @@ type consumer struct {
 
 	mu    sync.Mutex
 	slots map[int]*slot // that are owned
+	lost  bool          // slots since the last look: their leases may be there still
 }
 
 // slot is one ownership of one slot.

@@ -51,7 +51,7 @@ func overDatabase(open func(t testing.TB) database) drivertest.Harness {
 		admin := db.log(t)
 		return drivertest.Broker{
 			Open: func(t testing.TB) driver.Driver {
-				d, err := New(Options{Name: "postgres", Log: db.log(t), LeaseTime: 2 * time.Second, PollInterval: 200 * time.Millisecond})
+				d, err := New(Options{Name: "postgres", Log: db.log(t), LeaseTime: 5 * time.Second, PollInterval: 200 * time.Millisecond})
 				if err != nil {
 					t.Fatal(err)
 				}

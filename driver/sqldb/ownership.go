@@ -63,6 +63,14 @@ func (c *consumer) divide(ctx context.Context) error {
 			names = append(names, strconv.Itoa(n))
 		}
 	}
+	// A lease that was not renewed in time may still be this instance's in the
+	// database, for nobody to use.
+	if c.takeLost() {
+		if err := log.Release(ctx, c.group, c.driver.holder, names); err != nil {
+			c.setLost()
+			return fmt.Errorf("sqldb: subscription %s: release: %w", c.subscription.Name, err)
+		}
+	}
 	began := time.Now()
 	leases, err := log.Acquire(ctx, c.group, c.driver.holder, names, part-len(owned), ttl)
 	if err != nil {
@@ -168,6 +176,19 @@ func (c *consumer) forget(slots []*slot) {
 	}
 }
 
+func (c *consumer) setLost() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = true
+}
+
+func (c *consumer) takeLost() (lost bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lost, c.lost = c.lost, false
+	return lost
+}
+
 // lose ends ownerships that are over already.
 func (c *consumer) lose(why string, slots ...*slot) {
 	c.mu.Lock()
@@ -182,6 +203,7 @@ func (c *consumer) lose(why string, slots ...*slot) {
 		return
 	}
 	c.forget(lost)
+	c.setLost()
 	sources := make([]driver.Source, len(lost))
 	for n, s := range lost {
 		sources[n] = s.source
@@ -196,17 +218,20 @@ func (c *consumer) lose(why string, slots ...*slot) {
 // its time is over, whether the database says so or not.
 func (c *consumer) renew(ctx context.Context) {
 	ttl := c.driver.options.LeaseTime
-	for pause(ctx, ttl/4) {
+	for wait := ttl / 4; pause(ctx, wait); {
 		owned := c.owned() // what is acquired meanwhile is not missing
 		began := time.Now()
-		asking, cancel := context.WithTimeout(ctx, ttl/4)
+		// A slow database is asked for as long as its answer is of use.
+		asking, cancel := context.WithDeadline(ctx, c.firstEnd(owned, began.Add(ttl/2)).Add(-ttl/8))
 		leases, err := c.driver.options.Log.Renew(asking, c.group, c.driver.holder, ttl)
 		cancel()
 		if ctx.Err() != nil {
 			return
 		}
+		wait = ttl / 4
 		if err != nil {
 			c.outage.Failed(fmt.Errorf("sqldb: subscription %s: renew: %w", c.subscription.Name, err))
+			wait = ttl / 20
 		}
 		var over []*slot
 		c.mu.Lock()
@@ -214,11 +239,23 @@ func (c *consumer) renew(ctx context.Context) {
 			switch {
 			case err == nil && slices.Contains(leases, s.lease):
 				s.until = began.Add(ttl)
-			case err == nil || !time.Now().Add(ttl/4).Before(s.until): // else it would be noticed too late
+			case err == nil || !time.Now().Add(ttl/6).Before(s.until): // else it would be noticed too late
 				over = append(over, s)
 			}
 		}
 		c.mu.Unlock()
 		c.lose("the lease ended before it was renewed", over...)
 	}
+}
+
+// firstEnd is when the first of the leases ends, at the latest the time given.
+func (c *consumer) firstEnd(slots []*slot, end time.Time) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range slots {
+		if s.until.Before(end) {
+			end = s.until
+		}
+	}
+	return end
 }

@@ -33,7 +33,8 @@ type Options struct {
 	MaxParked int
 
 	// WatchInterval is how often the file is looked at for commits of others while
-	// somebody waits for them. Defaults to 5 milliseconds; negative turns it off.
+	// somebody waits for them. Defaults to 5 milliseconds; negative turns it off,
+	// and so does a pool of fewer than four connections.
 	WatchInterval time.Duration
 }
 
@@ -108,13 +109,18 @@ func New(db *sql.DB, options *Options) (*Store, error) {
 		return nil, fmt.Errorf("sqlite: %w", err)
 	}
 	settings := sqlstore.Settings[*sql.Tx]{
-		Dialect: dialect(o), Database: sqlstore.SQLDatabase(db, nil), Schema: sqlstore.ReadSchema(migrations, o.Prefix),
+		Dialect: dialect(o), Database: sqlstore.PreparedSQLDatabase(db), Schema: sqlstore.ReadSchema(migrations, o.Prefix),
 		KeepSent: o.KeepSent, MaxParked: o.MaxParked,
 		Transaction: func(tx *sql.Tx) sqlstore.Executor { return sqlstore.SQLTransaction(tx) },
 		Begin:       sqlstore.BeginSQL(db),
 	}
 	if o.WatchInterval > 0 {
-		settings.Wake = func(ctx context.Context) <-chan struct{} { return watch(ctx, db, o.WatchInterval) }
+		settings.Wake = func(ctx context.Context) <-chan struct{} {
+			if sqlstore.Cramped(db) {
+				return nil // it would keep a connection for itself
+			}
+			return watch(ctx, db, o.WatchInterval)
+		}
 	}
 	return &Store{Store: sqlstore.New(settings), db: db, migrations: settings.Schema}, nil
 }
@@ -183,10 +189,15 @@ func look(ctx context.Context, db *sql.DB, tick <-chan time.Time, woken chan<- s
 		return
 	}
 	defer func() { _ = connection.Close() }() // back to the pool
+	pragma, err := connection.PrepareContext(ctx, "PRAGMA data_version")
+	if err != nil {
+		return
+	}
+	defer func() { _ = pragma.Close() }() // it ends with the connection
 	last := int64(-1)
 	for {
 		var version int64
-		if err := connection.QueryRowContext(ctx, "PRAGMA data_version").Scan(&version); err != nil {
+		if err := pragma.QueryRowContext(ctx).Scan(&version); err != nil {
 			return
 		}
 		if version != last {

@@ -89,11 +89,7 @@ type conn interface {
 type sqlExecutor struct{ conn conn }
 
 func (e sqlExecutor) Exec(ctx context.Context, statement string, arguments ...any) (int64, error) {
-	result, err := e.conn.ExecContext(ctx, statement, arguments...)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+	return affected(e.conn.ExecContext(ctx, statement, arguments...))
 }
 
 func (e sqlExecutor) Query(ctx context.Context, statement string, arguments ...any) (Rows, error) {
