@@ -74,6 +74,7 @@ func dialect(o Options) *sqlstore.Dialect {
 			return state != "" && !strings.HasPrefix(state, "57") && !strings.HasPrefix(state, "08")
 		},
 		NoTable:     func(err error) bool { return sqlState(err) == "42P01" || sqlState(err) == "3F000" },
+		Places:      "(SELECT CAST(value->>0 AS smallint) AS slot, CAST(value->>1 AS bigint) AS position FROM json_array_elements(CAST($1 AS text)::json))",
 		SentAtOnce:  sentAtOnce,
 		SentAndKept: sentAndKept,
 	}

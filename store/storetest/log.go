@@ -22,6 +22,7 @@ func Log[TX any](t *testing.T, open func(t *testing.T) Database[TX], log func(SQ
 		"where it begins":        whereItBegins[TX],
 		"committed by the owner": progressByOwner[TX],
 		"trimmed":                trimmed[TX],
+		"a gap":                  gap[TX],
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t), log) })
 	}
@@ -301,5 +302,27 @@ func trimmed[TX any](t *testing.T, d Database[TX], log func(SQL[TX]) outbox.Log)
 	}
 	if got := read(t, l, []outbox.Place{{Slot: slot, Position: 4}}, 10, "a.b"); fmt.Sprint(entryIDs(got)) != "[k-4 k-5]" {
 		t.Errorf("left: %v", entryIDs(got))
+	}
+}
+
+// What somebody erased from the middle of the log stops nobody.
+func gap[TX any](t *testing.T, d Database[TX], log func(SQL[TX]) outbox.Log) {
+	s := d.Open(t)
+	l := log(s)
+	for n := range 9 {
+		add(t, s, row("a.b", "k", n))
+	}
+	number(t, l)
+	slot := outbox.SlotOf("a.b", "k")
+	if err := s.Transact(t.Context(), func(ctx context.Context, tx TX) error {
+		return d.Exec(ctx, tx, "DELETE FROM tidings_log WHERE position BETWEEN 1 AND 7")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, l, []outbox.Place{{Slot: slot}}, 3, "a.b"); fmt.Sprint(entryIDs(got)) != "[k-0]" {
+		t.Errorf("before the gap: %v", entryIDs(got))
+	}
+	if got := read(t, l, []outbox.Place{{Slot: slot, Position: 1}}, 3, "a.b"); fmt.Sprint(entryIDs(got)) != "[k-8]" {
+		t.Errorf("from within the gap: %v", entryIDs(got))
 	}
 }

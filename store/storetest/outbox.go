@@ -25,7 +25,7 @@ type Database[TX any] struct {
 	// Open gives a store over it, as another process would have.
 	Open func(t *testing.T) SQL[TX]
 	// Exec runs a statement in a transaction; arguments are written as the
-	// database has them.
+	// database has them, and tables of the store have their default names.
 	Exec func(ctx context.Context, tx TX, statement string) error
 	// Effects reads how many rows the table effects has, which the test has made:
 	// CREATE TABLE effects (name VARCHAR(100)).

@@ -56,6 +56,9 @@ type Dialect struct {
 	// Writes is a statement that makes a transaction a writer before it has read
 	// anything, or "".
 	Writes string
+	// Places reads $1, a JSON array of pairs, as a table with the columns slot and
+	// position. Only a store with a log needs it.
+	Places string
 	// Savepoint: a commit is to find out whether the server has rolled the
 	// transaction back on its own meanwhile.
 	Savepoint bool
@@ -202,11 +205,7 @@ func (r rendered) arrange(arguments []any) []any {
 func in[T any](arguments *[]any, values []T) string {
 	var list strings.Builder
 	list.WriteByte('(')
-	count := 1
-	for count < len(values) {
-		count *= 2
-	}
-	for n := range count {
+	for n := range statementSize(len(values)) {
 		if n > 0 {
 			list.WriteString(", ")
 		}
@@ -215,6 +214,15 @@ func in[T any](arguments *[]any, values []T) string {
 	}
 	list.WriteByte(')')
 	return list.String()
+}
+
+// statementSize is the next power of two.
+func statementSize(count int) int {
+	size := 1
+	for size < count {
+		size *= 2
+	}
+	return size
 }
 
 // clean makes text that every database stores: valid UTF-8 without NUL.

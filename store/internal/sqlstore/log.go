@@ -2,7 +2,10 @@ package sqlstore
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,12 +30,73 @@ var _ outbox.Log = (*Log)(nil)
 // Durable settles what both of its parts have.
 func (*Log) Durable() bool { return true }
 
-// Append implements [outbox.Log].
+// Append implements [outbox.Log]. Where there is one writer at a time, no row can
+// become visible later than one with a higher position, so rows go into the log
+// at once, unless others wait in the outbox.
 func (l *Log) Append(ctx context.Context, rows []outbox.Row) error {
 	if err := l.base.ready(ctx, l.base.pool()); err != nil {
 		return err
 	}
-	return l.base.atomically(ctx, func(ctx context.Context, run Statements) error { return l.base.add(ctx, run, rows) })
+	return l.base.atomically(ctx, func(ctx context.Context, run Statements) error {
+		if l.base.dialect.OneWriter {
+			var one int
+			waiting, err := run.One(ctx, "SELECT 1 FROM {outbox} LIMIT 1", nil, &one)
+			if err != nil {
+				return l.base.fail(err, "look for rows without a position")
+			}
+			if !waiting {
+				return l.base.fail(l.append(ctx, run, rows), "append %d events", len(rows))
+			}
+		}
+		return l.base.add(ctx, run, rows)
+	})
+}
+
+// append numbers rows and puts them into the log.
+func (l *Log) append(ctx context.Context, run Statements, rows []outbox.Row) error {
+	if err := l.base.storable(rows); err != nil {
+		return err
+	}
+	next := make(map[int]int64)
+	for _, r := range rows {
+		next[r.Slot] = 0
+	}
+	slots := slices.Sorted(maps.Keys(next))
+	var arguments []any
+	err := run.Each(ctx, "SELECT slot, next_position FROM {log_slots} WHERE slot IN "+in(&arguments, slots), arguments, func(found Rows) error {
+		var slot int
+		var position int64
+		err := found.Scan(&slot, &position)
+		next[slot] = position
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for rest := rows; len(rest) > 0; {
+		n := statementRows(len(rest))
+		var statement strings.Builder
+		statement.WriteString("INSERT INTO {log} (slot, position, id, aggregatetype, aggregateid, type, payload, headers, created_at) VALUES ")
+		arguments := make([]any, 0, n*8)
+		for i, r := range rest[:n] {
+			headers, err := encodeHeaders(r.Headers)
+			if err != nil {
+				return fmt.Errorf("%s %s: headers: %w", r.Type, r.ID, err)
+			}
+			if i > 0 {
+				statement.WriteString(", ")
+			}
+			at := len(arguments)
+			fmt.Fprintf(&statement, "($%d, $%d, $%d, $%d, $%d, $%d, $%d, $%d, {now})", at+1, at+2, at+3, at+4, at+5, at+6, at+7, at+8)
+			arguments = append(arguments, r.Slot, next[r.Slot], r.ID, r.Channel, r.AggregateID, r.Type, string(r.Payload), headers)
+			next[r.Slot]++
+		}
+		if _, err := run.Exec(ctx, statement.String(), arguments...); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return l.move(ctx, run, slots, next)
 }
 
 // Number implements [outbox.Log]. Whoever locks the row of a slot moves its rows:
@@ -127,14 +191,20 @@ func (l *Log) number(ctx context.Context, run Statements, waiting []int, limit i
 	if _, err := run.Exec(ctx, "DELETE FROM {outbox} WHERE sequence IN "+those, arguments...); err != nil {
 		return 0, err
 	}
-	var move strings.Builder
-	arguments = nil
-	for _, slot := range slots {
+	return len(sequences), l.move(ctx, run, slots, next)
+}
+
+// move stores the positions that come next in some slots.
+func (l *Log) move(ctx context.Context, run Statements, slots []int, next map[int]int64) error {
+	var cases strings.Builder
+	var arguments []any
+	for n := range statementSize(len(slots)) { // as in, so that there are few different statements
+		slot := slots[min(n, len(slots)-1)]
 		arguments = append(arguments, slot, next[slot])
-		fmt.Fprintf(&move, " WHEN slot = $%d THEN %s", len(arguments)-1, l.base.integer(fmt.Sprintf("$%d", len(arguments))))
+		fmt.Fprintf(&cases, " WHEN $%d THEN %s", len(arguments)-1, l.base.integer(fmt.Sprintf("$%d", len(arguments))))
 	}
-	_, err = run.Exec(ctx, "UPDATE {log_slots} SET next_position = CASE"+move.String()+" ELSE next_position END WHERE slot IN "+in(&arguments, slots), arguments...)
-	return len(sequences), err
+	_, err := run.Exec(ctx, "UPDATE {log_slots} SET next_position = CASE slot"+cases.String()+" ELSE next_position END WHERE slot IN "+in(&arguments, slots), arguments...)
+	return err
 }
 
 // Read implements [outbox.Log].
@@ -154,23 +224,27 @@ func (l *Log) Read(ctx context.Context, from []outbox.Place, channels []string, 
 	if err != nil {
 		return nil, l.base.fail(err, "read the ends of the log")
 	}
-	var arguments []any
-	wanted := in(&arguments, channels)
-	arguments = append(arguments, limit)
-	most := len(arguments)
-	var parts []string
+	var places [][2]int64
 	for _, p := range from {
 		if next[p.Slot] > p.Position {
-			arguments = append(arguments, p.Slot, p.Position)
-			parts = append(parts, fmt.Sprintf(`SELECT * FROM (SELECT slot, position, aggregatetype, created_at, CASE WHEN aggregatetype IN %s THEN 1 ELSE 0 END AS ours,
-				id, aggregateid, type, coalesce(headers, '') AS headers, CASE WHEN aggregatetype IN %s THEN payload ELSE '' END AS payload
-				FROM {log} WHERE slot = $%d AND position >= $%d ORDER BY position LIMIT $%d) AS part%d`, wanted, wanted, len(arguments)-1, len(arguments), most, len(parts)))
+			places = append(places, [2]int64{int64(p.Slot), p.Position})
 		}
 	}
-	if len(parts) == 0 {
+	if len(places) == 0 {
 		return nil, nil
 	}
-	err = run.Each(ctx, strings.Join(parts, " UNION ALL ")+" ORDER BY 1, 2", arguments, func(rows Rows) error {
+	text, err := json.Marshal(places)
+	if err != nil {
+		return nil, err
+	}
+	arguments := []any{string(text), limit}
+	wanted := in(&arguments, channels)
+	met := make(map[int]bool, len(places))
+	// Positions are dense, so a range of them is a limit, and the statement is the same for any number of slots.
+	err = run.Each(ctx, `SELECT e.slot, e.position, e.aggregatetype, e.created_at, CASE WHEN e.aggregatetype IN `+wanted+` THEN 1 ELSE 0 END, e.id, e.aggregateid, e.type, coalesce(e.headers, ''), CASE WHEN e.aggregatetype IN `+wanted+` THEN e.payload ELSE '' END
+		FROM `+l.base.dialect.Places+` p
+		JOIN {log} e ON e.slot = p.slot AND e.position >= p.position AND e.position < p.position + `+l.base.integer("$2")+`
+		ORDER BY e.slot, e.position`, arguments, func(rows Rows) error {
 		var e outbox.Entry
 		var created int64
 		var ours int
@@ -190,10 +264,34 @@ func (l *Log) Read(ctx context.Context, from []outbox.Place, channels []string, 
 			}
 			e.Row = r
 		}
+		met[e.Slot] = true
 		entries = append(entries, e)
 		return nil
 	})
-	return entries, l.base.fail(err, "read the log")
+	if err != nil {
+		return nil, l.base.fail(err, "read the log")
+	}
+	for _, p := range places {
+		if !met[int(p[0])] {
+			more, err := l.beyondGap(ctx, int(p[0]), p[1], channels, limit)
+			if err != nil {
+				return nil, l.base.fail(err, "read the log")
+			}
+			entries = append(entries, more...)
+		}
+	}
+	return entries, nil
+}
+
+// beyondGap reads on where somebody has deleted so many entries that a whole
+// range is empty.
+func (l *Log) beyondGap(ctx context.Context, slot int, position int64, channels []string, limit int) ([]outbox.Entry, error) {
+	next := int64(-1)
+	_, err := l.base.pool().One(ctx, "SELECT coalesce(min(position), -1) FROM {log} WHERE slot = $1 AND position >= $2", []any{slot, position}, &next)
+	if err != nil || next < 0 {
+		return nil, err
+	}
+	return l.Read(ctx, []outbox.Place{{Slot: slot, Position: next}}, channels, limit)
 }
 
 // Begin implements [outbox.Log]. With every slot locked nothing is numbered

@@ -29,17 +29,11 @@ func (s *Store[TX]) Add(ctx context.Context, tx TX, rows []outbox.Row) error {
 }
 
 func (b *base) add(ctx context.Context, run Statements, rows []outbox.Row) error {
-	for _, r := range rows {
-		if !utf8.Valid(r.Payload) || slices.Contains(r.Payload, 0) {
-			return fmt.Errorf("%s: add %s %s: the outbox stores text, and the wire value is not UTF-8 without NUL", b.dialect.Name, r.Type, r.ID)
-		}
+	if err := b.storable(rows); err != nil {
+		return err
 	}
-	// In runs of powers of two, so that there are few statements to prepare.
 	for rest := rows; len(rest) > 0; {
-		n := 64
-		for n > len(rest) {
-			n /= 2
-		}
+		n := statementRows(len(rest))
 		var statement strings.Builder
 		statement.WriteString("INSERT INTO {outbox} (slot, id, aggregatetype, aggregateid, type, headers, payload) VALUES ")
 		arguments := make([]any, 0, n*7)
@@ -64,6 +58,26 @@ func (b *base) add(ctx context.Context, run Statements, rows []outbox.Row) error
 		return b.fail(b.dialect.Notify(ctx, run), "add %d events: notify", len(rows))
 	}
 	return nil
+}
+
+// storable refuses what a column of text cannot hold.
+func (b *base) storable(rows []outbox.Row) error {
+	for _, r := range rows {
+		if !utf8.Valid(r.Payload) || slices.Contains(r.Payload, 0) {
+			return fmt.Errorf("%s: add %s %s: the outbox stores text, and the wire value is not UTF-8 without NUL", b.dialect.Name, r.Type, r.ID)
+		}
+	}
+	return nil
+}
+
+// statementRows is how many rows to insert at once: runs of powers of two, so
+// that there are few statements to prepare.
+func statementRows(left int) int {
+	n := 64
+	for n > left {
+		n /= 2
+	}
+	return n
 }
 
 // Serialize implements [outbox.Store].
