@@ -35,6 +35,10 @@ bench: ## Measure against the floor and the raw client, in one run
 mutants: ## Break the code on purpose and see that a test notices
 	go run ./scripts/mutants
 
+.PHONY: open-transaction
+open-transaction: ## Publish for 30 seconds beside open transactions of PostgreSQL, and print how long events took
+	TIDINGS_OPEN_TRANSACTION=30s TIDINGS_REQUIRE_BROKERS=1 go test ./driver/sqldb -run TestRealOpenTransaction -count=1 -v
+
 .PHONY: interop
 interop: ## Let Go and TypeScript talk over real Kafka, SQS and Redis, both ways
 	scripts/interop
