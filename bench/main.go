@@ -4,6 +4,7 @@
 //
 //	go run ./bench                            in memory
 //	KAFKA_BROKERS=127.0.0.1:9092 go run ./bench   and on that Kafka
+//	go run ./bench -only databases            drivers sqlite and, with TIDINGS_POSTGRES_URL, postgres
 //
 // It exits with 1 when a ratio is below the bound that is printed beside it.
 package main
@@ -24,30 +25,41 @@ import (
 
 func main() {
 	rounds := flag.Int("rounds", 7, "rounds of each side; at least five for a median worth quoting")
+	only := flag.String("only", "", "measure memory, kafka or databases alone")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Stdout, max(*rounds, 1)); err != nil {
+	if err := run(ctx, os.Stdout, max(*rounds, 1), *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out io.Writer, rounds int) error {
+func run(ctx context.Context, out io.Writer, rounds int, only string) error {
 	fmt.Fprintf(out, "%s, %d processors, %d rounds, medians\n\n", runtime.Version(), runtime.NumCPU(), rounds)
-	below, err := inMemory(ctx, out, rounds)
-	if err != nil {
-		return err
-	}
-	brokers := os.Getenv("KAFKA_BROKERS")
-	if brokers == "" {
-		fmt.Fprintln(out, "\nKafka: not measured, KAFKA_BROKERS is not set")
-	} else {
-		more, err := onKafka(ctx, out, rounds, brokers)
+	below := 0
+	if only == "" || only == "memory" {
+		b, err := inMemory(ctx, out, rounds)
 		if err != nil {
-			return fmt.Errorf("kafka: %w", err)
+			return err
 		}
-		below += more
+		below += b
+	}
+	if only == "" || only == "kafka" {
+		if brokers := os.Getenv("KAFKA_BROKERS"); brokers == "" {
+			fmt.Fprintln(out, "\nKafka: not measured, KAFKA_BROKERS is not set")
+		} else {
+			b, err := onKafka(ctx, out, rounds, brokers)
+			if err != nil {
+				return fmt.Errorf("kafka: %w", err)
+			}
+			below += b
+		}
+	}
+	if only == "" || only == "databases" {
+		if err := onDatabases(ctx, out, rounds); err != nil {
+			return err
+		}
 	}
 	if below > 0 {
 		return fmt.Errorf("%d figures are below their bound", below)
@@ -137,7 +149,9 @@ func compare(ctx context.Context, out io.Writer, rounds int, sides []side) (belo
 	return below, table.Flush()
 }
 
-func median(values []float64) float64 {
+func median(values []float64) float64 { return quantile(values, 0.5) }
+
+func quantile(values []float64, q float64) float64 {
 	sorted := slices.SortedFunc(slices.Values(values), cmp.Compare)
-	return sorted[len(sorted)/2]
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
 }

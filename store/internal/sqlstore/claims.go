@@ -90,9 +90,9 @@ func (c claims) Finish(ctx context.Context, r driver.ClaimRequest) error {
 		keep = microseconds(r.Keep)
 	}
 	arguments := []any{r.Subscription, r.Key, r.Owner, int64(r.Digest), keep}
-	finished := false
-	_, err := c.write(ctx, "UPDATE {claims} SET done = 1, digest = $4, keep_until = {now} + "+c.integer("$5")+" WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", arguments...)
-	if err == nil { // a count of changed rows would not tell of one that was finished before
+	changed, err := c.write(ctx, "UPDATE {claims} SET done = 1, digest = $4, keep_until = {now} + "+c.integer("$5")+" WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", arguments...)
+	finished := changed > 0
+	if err == nil && !finished { // it may have been finished before, by a call whose answer was lost
 		finished, err = c.Claimed(ctx, r.Subscription, r.Key, r.Owner)
 	}
 	if err != nil {
