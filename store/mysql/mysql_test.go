@@ -3,10 +3,14 @@ package mysql_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	_ "github.com/go-sql-driver/mysql"
 
@@ -105,3 +109,63 @@ func TestLeases(t *testing.T) {
 func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
 
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
+
+func TestMigrations(t *testing.T) {
+	var count atomic.Int64
+	storetest.Migrations(t, func(t *testing.T) storetest.Empty[*sql.Tx] {
+		name := fmt.Sprintf("m_%x_%d", time.Now().UnixNano(), count.Add(1))
+		server := pool(t, "")
+		if _, err := server.ExecContext(t.Context(), "CREATE DATABASE "+name); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if _, err := server.ExecContext(context.Background(), "DROP DATABASE IF EXISTS "+name); err != nil {
+				t.Log(err)
+			}
+		})
+		admin := pool(t, name)
+		return storetest.Empty[*sql.Tx]{
+			Open: func(t *testing.T) storetest.Migrating[*sql.Tx] {
+				s, err := mysql.New(pool(t, name), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			},
+			Run: func(t *testing.T, statements string) {
+				for statement := range strings.SplitSeq(statements, ";\n") {
+					if strings.TrimSpace(statement) == "" {
+						continue
+					}
+					if _, err := admin.ExecContext(t.Context(), statement); err != nil {
+						t.Fatalf("%s: %v", statement, err)
+					}
+				}
+			},
+			Shape: func(t *testing.T) (all []string) {
+				for _, query := range []string{
+					"SELECT concat_ws(' ', table_name, ordinal_position, column_name, column_type, is_nullable, column_key, extra, column_default) FROM information_schema.columns WHERE table_schema = ? ORDER BY table_name, ordinal_position",
+					"SELECT concat_ws(' ', table_name, index_name, seq_in_index, column_name) FROM information_schema.statistics WHERE table_schema = ? ORDER BY table_name, index_name, seq_in_index",
+				} {
+					rows, err := admin.QueryContext(t.Context(), query, name)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for rows.Next() {
+						var line string
+						if err := rows.Scan(&line); err != nil {
+							t.Fatal(err)
+						}
+						all = append(all, line)
+					}
+					if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				return all
+			},
+			NoLog:   true,
+			Refused: mysql.ErrSchema,
+		}
+	})
+}

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -156,4 +159,52 @@ func TestInboxSQL(t *testing.T) { storetest.Inbox(t, databaseSQL) }
 
 func TestLog(t *testing.T) {
 	storetest.Log(t, database, func(s storetest.SQL[pgx.Tx]) outbox.Log { return s.(*postgres.Store[pgx.Tx]).Log() })
+}
+
+func TestMigrations(t *testing.T) {
+	var count atomic.Int64
+	storetest.Migrations(t, func(t *testing.T) storetest.Empty[pgx.Tx] {
+		name := fmt.Sprintf("m_%x_%d", time.Now().UnixNano(), count.Add(1))
+		admin := pool(t)
+		run := func(t *testing.T, statements string) {
+			if _, err := admin.Exec(t.Context(), statements); err != nil { // without arguments: any number of statements
+				t.Fatal(err)
+			}
+		}
+		t.Cleanup(func() {
+			if _, err := admin.Exec(context.Background(), "DROP SCHEMA IF EXISTS "+name+" CASCADE"); err != nil {
+				t.Log(err)
+			}
+		})
+		return storetest.Empty[pgx.Tx]{
+			Open: func(t *testing.T) storetest.Migrating[pgx.Tx] {
+				s, err := postgres.New(pool(t), &postgres.Options{Schema: name})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return s
+			},
+			Run: func(t *testing.T, statements string) {
+				if strings.HasPrefix(statements, "CREATE SCHEMA") { // it sets the path by itself
+					run(t, "BEGIN;"+statements+"SET search_path TO DEFAULT; COMMIT")
+					return
+				}
+				run(t, "BEGIN; SET LOCAL search_path TO "+name+";"+statements+"COMMIT")
+			},
+			Shape: func(t *testing.T) (all []string) {
+				rows, err := admin.Query(t.Context(), `SELECT concat_ws(' ', table_name, ordinal_position, column_name, data_type, is_nullable, is_identity, replace(column_default, $1, '')) FROM information_schema.columns WHERE table_schema = $1
+					UNION ALL SELECT replace(indexdef, $1, '') FROM pg_indexes WHERE schemaname = $1
+					UNION ALL SELECT concat_ws(' ', relname, reloptions) FROM pg_class WHERE relnamespace = CAST($1 AS regnamespace) AND reloptions IS NOT NULL ORDER BY 1`, name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all, err = pgx.CollectRows(rows, pgx.RowTo[string])
+				if err != nil {
+					t.Fatal(err)
+				}
+				return all
+			},
+			Refused: postgres.ErrSchema,
+		}
+	})
 }

@@ -92,3 +92,54 @@ func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
 func TestLog(t *testing.T) {
 	storetest.Log(t, database, func(s storetest.SQL[*sql.Tx]) outbox.Log { return s.(*sqlite.Store).Log() })
 }
+
+func TestMigrations(t *testing.T) {
+	storetest.Migrations(t, func(t *testing.T) storetest.Empty[*sql.Tx] {
+		path := filepath.Join(t.TempDir(), "shop.db")
+		open := func(t *testing.T) *sqlite.Store {
+			s, err := sqlite.Open(path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := s.DB().Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return s
+		}
+		admin := open(t).DB()
+		return storetest.Empty[*sql.Tx]{
+			Open: func(t *testing.T) storetest.Migrating[*sql.Tx] { return open(t) },
+			Run: func(t *testing.T, statements string) {
+				if _, err := admin.ExecContext(t.Context(), statements); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Shape: func(t *testing.T) (all []string) {
+				return lines(t, admin, "SELECT type || ' ' || name || ' ' || coalesce(sql, '') FROM sqlite_schema ORDER BY 1")
+			},
+			Refused: sqlite.ErrSchema,
+		}
+	})
+}
+
+func lines(t *testing.T, db *sql.DB, query string) (all []string) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }() // read to the end below
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, line)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
