@@ -23,6 +23,7 @@ func Log[TX any](t *testing.T, open func(t *testing.T) Database[TX], log func(SQ
 		"committed by the owner": progressByOwner[TX],
 		"trimmed":                trimmed[TX],
 		"a gap":                  gap[TX],
+		"behind what waits":      behindWhatWaits[TX],
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t), log) })
 	}
@@ -261,6 +262,15 @@ func progressByOwner[TX any](t *testing.T, d Database[TX], log func(SQL[TX]) out
 	if refused, err := two.Commit(t.Context(), "g", "two", "x.y", next, []outbox.Progress{at(4, 10)}); err != nil || len(refused) != 0 {
 		t.Errorf("the owner was refused: %v %v", refused, err)
 	}
+	// The holder alone is not enough: it may have lost a slot and taken it again.
+	if err := one.Release(t.Context(), "g", "one", []string{mine[0].Name}); err != nil {
+		t.Fatal(err)
+	}
+	again := take(one, "one", time.Minute, 3)
+	refused, err = one.Commit(t.Context(), "g", "one", "x.y", mine, []outbox.Progress{at(3, 99)})
+	if err != nil || fmt.Sprint(refused) != fmt.Sprint(mine) || len(again) != 1 || again[0].Epoch <= mine[0].Epoch {
+		t.Errorf("of an old epoch %v was refused, want %v; taken again: %v: %v", refused, mine, again, err)
+	}
 	got, err := two.Progress(t.Context(), "x.y", []int{3, 4})
 	if err != nil || len(got) != 2 || got[0] != at(3, 9) || got[1] != at(4, 10) {
 		t.Errorf("progress %+v: %v", got, err)
@@ -324,5 +334,25 @@ func gap[TX any](t *testing.T, d Database[TX], log func(SQL[TX]) outbox.Log) {
 	}
 	if got := read(t, l, []outbox.Place{{Slot: slot, Position: 1}}, 3, "a.b"); fmt.Sprint(entryIDs(got)) != "[k-8]" {
 		t.Errorf("from within the gap: %v", entryIDs(got))
+	}
+}
+
+// Append puts nothing before what was committed through the outbox earlier.
+func behindWhatWaits[TX any](t *testing.T, d Database[TX], log func(SQL[TX]) outbox.Log) {
+	s := d.Open(t)
+	l := log(s)
+	add(t, s, row("a.b", "k", 1))
+	for n := range 3 {
+		if err := l.Append(t.Context(), []outbox.Row{row("a.b", "k", n+2), row("a.b", "other", n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	number(t, l)
+	if err := l.Append(t.Context(), []outbox.Row{row("a.b", "k", 5), row("a.b", "k", 6)}); err != nil {
+		t.Fatal(err)
+	}
+	number(t, l)
+	if got := read(t, l, []outbox.Place{{Slot: outbox.SlotOf("a.b", "k")}}, 10, "a.b"); fmt.Sprint(entryIDs(got)) != "[k-1 k-2 k-3 k-4 k-5 k-6]" {
+		t.Errorf("read %v", entryIDs(got))
 	}
 }
