@@ -32,22 +32,29 @@ func openBooks(ctx context.Context, config setup.Config) (*books, error) {
 	return &books{db}, nil
 }
 
-// namespace is the database's own name on a broker, made up once: whoever goes on
-// with its story finds the story's events.
+// namespace is the name that the story of a database has on its driver. It is made
+// up once and kept, so that whoever goes on with the story finds its events. They
+// are where the story began: another driver or name is an error.
 func namespace(ctx context.Context, config setup.Config, fresh string) (name string, err error) {
 	db, err := setup.OpenSQL(config)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS shop_story (only_row integer PRIMARY KEY CHECK (only_row = 1), namespace text NOT NULL)`); err != nil {
-		return "", err
+	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS shop_story (only_row integer PRIMARY KEY CHECK (only_row = 1), driver text NOT NULL, namespace text NOT NULL)`); err != nil {
+		return "", fmt.Errorf("make the story's table: %w", err)
 	}
-	if _, err := db.ExecContext(ctx, `INSERT INTO shop_story (only_row, namespace) VALUES (1, $1) ON CONFLICT DO NOTHING`, fresh); err != nil {
-		return "", err
+	if _, err := db.ExecContext(ctx, `INSERT INTO shop_story (only_row, driver, namespace) VALUES (1, $1, $2) ON CONFLICT DO NOTHING`, config.Driver, fresh); err != nil {
+		return "", fmt.Errorf("note the story: %w", err)
 	}
-	err = db.QueryRowContext(ctx, `SELECT namespace FROM shop_story`).Scan(&name)
-	return name, err
+	var driver string
+	if err := db.QueryRowContext(ctx, `SELECT driver, namespace FROM shop_story`).Scan(&driver, &name); err != nil {
+		return "", fmt.Errorf("find the story: %w", err)
+	}
+	if driver != config.Driver || config.Namespace != "" && config.Namespace != name {
+		return "", fmt.Errorf("this database has a story with EVENT_DRIVER=%s and EVENT_NAMESPACE=%s: go on with these, or take another database", driver, name)
+	}
+	return name, nil
 }
 
 // ledger is what the books say at one moment.

@@ -325,17 +325,16 @@ func (m *Main) environment(ctx context.Context) (getenv func(string) string, err
 			defaults["SQLITE_PATH"] = given.SQLitePath
 		}
 	}
-	switch fresh := "shop-" + strconv.FormatInt(time.Now().UnixMilli(), 36); {
-	case given.Namespace != "" || given.Driver == "sqlite" || given.Driver == "postgres":
-		// In a database of its own the story needs no other name.
-	case hasDatabase(given):
-		if fresh, err = namespace(ctx, given, fresh); err != nil {
+	name := given.Namespace
+	if ownDatabase := given.Driver == "sqlite" || given.Driver == "postgres"; name == "" && !ownDatabase {
+		name = "shop-" + strconv.FormatInt(time.Now().UnixMilli(), 36)
+	}
+	if hasDatabase(given) {
+		if name, err = namespace(ctx, given, name); err != nil {
 			return nil, err
 		}
-		fallthrough
-	default:
-		defaults["EVENT_NAMESPACE"] = fresh
 	}
+	defaults["EVENT_NAMESPACE"] = name
 	return func(name string) string {
 		if value := m.Getenv(name); strings.TrimSpace(value) != "" {
 			return value

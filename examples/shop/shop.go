@@ -52,6 +52,9 @@ type part struct {
 func open(ctx context.Context, getenv func(string) string, p part) (*shop, error) {
 	s := &shop{counts: &stats{}, done: make(chan error, 1)}
 	if err := s.wire(ctx, setup.Read(getenv), p); err != nil {
+		if s.bus != nil {
+			err = errors.Join(err, s.bus.Close(context.WithoutCancel(ctx)))
+		}
 		return nil, errors.Join(err, s.closeDatabase())
 	}
 	alive, stopped := context.WithCancelCause(ctx)

@@ -79,7 +79,7 @@ func server(t *testing.T, variable string) string {
 	return address
 }
 
-// onEach runs a test on each real broker.
+// onEach runs a test on each real broker, and on each database.
 func onEach(t *testing.T, test func(t *testing.T, environment map[string]string)) {
 	for name, broker := range brokers {
 		t.Run(name, func(t *testing.T) {
@@ -92,6 +92,7 @@ func onEach(t *testing.T, test func(t *testing.T, environment map[string]string)
 			test(t, environment)
 		})
 	}
+	onDatabases(t, test)
 }
 
 func TestDemoOnEachDriverEndsAsInMemory(t *testing.T) {
