@@ -200,6 +200,11 @@ func (s *story) tell(ctx context.Context, n *narrator, shop service) (summary, e
 			return summary{}, err
 		}
 	}
+	if s.books != nil { // what an earlier process had told may have come among it
+		if _, err := s.books.settle(ctx); err != nil {
+			return summary{}, err
+		}
+	}
 	told, err := published(ctx, shop, len(scenes))
 	switch {
 	case s.driver == atMostOnce:
@@ -255,7 +260,7 @@ func (s *story) end(ctx context.Context, m *Main, n *narrator, heading string, t
 	if err := told.write(m.Out, m.summary); err != nil || s.books == nil {
 		return err
 	}
-	l, err := s.books.settle(ctx)
+	l, err := s.books.read(ctx)
 	if err == nil {
 		err = l.check()
 	}

@@ -155,7 +155,7 @@ func demo(t *testing.T, environment map[string]string, lines int, moment time.Du
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, program, "--lease", "500ms")
 	command.Env = append(os.Environ(), "SHOP_AS_PROGRAM=1", "EVENT_ENV=test")
