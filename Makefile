@@ -16,6 +16,10 @@ help: ## Show this list
 demo: ## Run the example shop: three modules and their events, on EVENT_DRIVER
 	scripts/demo
 
+.PHONY: demo-killed
+demo-killed: ## Kill the demo ten times at random, in a database, and count what is left
+	scripts/demo-killed
+
 .PHONY: test
 test: ## Vet and test with the race detector, on real brokers where they can be had
 	scripts/test

@@ -37,16 +37,9 @@ func OpenDatabase(config Config, options *DatabaseOptions) (Database, io.Closer,
 	if options == nil {
 		options = &DatabaseOptions{}
 	}
-	kind := config.driver()
-	if kind != nameOfPostgres && kind != nameOfSQLite {
-		switch {
-		case config.DatabaseURL != "":
-			kind = kindOfURL(config.DatabaseURL)
-		case config.SQLitePath != "":
-			kind = nameOfSQLite
-		default:
-			return nil, nil, ErrNoDatabase
-		}
+	kind := kindOfDatabase(config)
+	if kind == "" {
+		return nil, nil, ErrNoDatabase
 	}
 	o, errs := openKind(kind, config, options.KeepSent)
 	if len(errs) > 0 {
@@ -118,10 +111,10 @@ var errMySQLURL = errors.New("DATABASE_URL is no address of MySQL such as mysql:
 
 // openMySQL reads a URL as the other databases have it; the client's own form has
 // no scheme.
-func openMySQL(config Config, keepSent bool) (opened, []error) {
+func openMySQL(config Config, keepSent bool) (*sql.DB, *mysql.Store, []error) {
 	u, err := url.Parse(config.DatabaseURL)
 	if err != nil || u.Hostname() == "" {
-		return opened{}, []error{errMySQLURL}
+		return nil, nil, []error{errMySQLURL}
 	}
 	o := mysqldriver.NewConfig()
 	o.Net, o.Addr = "tcp", u.Hostname()+":"+cmp.Or(u.Port(), "3306")
@@ -130,18 +123,18 @@ func openMySQL(config Config, keepSent bool) (opened, []error) {
 	o.Passwd, _ = u.User.Password()
 	for name, values := range u.Query() {
 		if name != "tls" {
-			return opened{}, []error{fmt.Errorf("DATABASE_URL: parameter %q is not known: mysql:// takes tls only (true, skip-verify or preferred)", name)}
+			return nil, nil, []error{fmt.Errorf("DATABASE_URL: parameter %q is not known: mysql:// takes tls only (true, skip-verify or preferred)", name)}
 		}
 		o.TLSConfig = values[0]
 	}
 	connector, err := mysqldriver.NewConnector(o)
 	if err != nil { // the client's error may repeat what it was given
-		return opened{}, []error{errMySQLURL}
+		return nil, nil, []error{errMySQLURL}
 	}
 	db := sql.OpenDB(connector)
 	store, err := mysql.New(db, &mysql.Options{Prefix: prefix(config), KeepSent: keepSent})
 	if err != nil {
-		return opened{}, []error{fmt.Errorf("DATABASE_URL, EVENT_NAMESPACE: %w", errors.Join(err, db.Close()))}
+		return nil, nil, []error{fmt.Errorf("DATABASE_URL, EVENT_NAMESPACE: %w", errors.Join(err, db.Close()))}
 	}
-	return opened{store, db.Close}, nil
+	return db, store, nil
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/tidings-go/tidings/driver/sqldb"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/store/postgres"
-	"github.com/tidings-go/tidings/store/sqlite"
 )
 
 // Database is a store over the application's own database: *[postgres.Store] and
@@ -55,17 +54,12 @@ func openDatabase(config Config, options *Options) (opened, []error) {
 	if options.Database != nil {
 		return opened{database: options.Database}, nil
 	}
-	kind := config.driver()
-	if kind != nameOfPostgres && kind != nameOfSQLite {
+	kind := kindOfDatabase(config)
+	if driver := config.driver(); driver != nameOfPostgres && driver != nameOfSQLite {
 		if config.Claims != inDatabase && config.DeadLetters != inDatabase {
 			return opened{}, nil
 		}
-		switch {
-		case config.DatabaseURL != "":
-			kind = kindOfURL(config.DatabaseURL)
-		case config.SQLitePath != "":
-			kind = nameOfSQLite
-		default:
+		if kind == "" {
 			return opened{}, []error{errors.New("EVENT_CLAIMS or EVENT_DEAD_LETTERS is database, and neither DATABASE_URL nor SQLITE_PATH is set")}
 		}
 	}
@@ -75,24 +69,25 @@ func openDatabase(config Config, options *Options) (opened, []error) {
 // openKind opens the database of one kind. keepSent is as the stores' option.
 func openKind(kind string, config Config, keepSent bool) (opened, []error) {
 	if kind == nameOfSQLite {
-		if config.SQLitePath == "" {
-			return opened{}, []error{fmt.Errorf("EVENT_DRIVER is sqlite and SQLITE_PATH %w: say the path of a file, which is made when it is missing", errMissing)}
-		}
-		store, err := sqlite.Open(config.SQLitePath, &sqlite.Options{Prefix: prefix(config), KeepSent: keepSent})
-		if err != nil {
-			return opened{}, []error{fmt.Errorf("SQLITE_PATH=%s: %w", config.SQLitePath, err)}
+		store, errs := openSQLite(config, keepSent)
+		if len(errs) > 0 {
+			return opened{}, errs
 		}
 		return opened{store, store.DB().Close}, nil
 	}
 	if config.DatabaseURL == "" {
-		return opened{}, []error{fmt.Errorf("EVENT_DRIVER is postgres and DATABASE_URL %w: say postgres://user:password@host:5432/database", errMissing)}
+		return opened{}, []error{errNoURL}
 	}
 	if kind == nameOfMySQL {
-		return openMySQL(config, keepSent)
+		db, store, errs := openMySQL(config, keepSent)
+		if len(errs) > 0 {
+			return opened{}, errs
+		}
+		return opened{store, db.Close}, nil
 	}
 	pool, err := pgxpool.New(context.Background(), config.DatabaseURL)
 	if err != nil { // pgx hides the password only where it could parse it
-		return opened{}, []error{errors.New("DATABASE_URL is no address of PostgreSQL such as postgres://user:password@host:5432/database")}
+		return opened{}, []error{errBadURL}
 	}
 	store, err := postgres.New(pool, &postgres.Options{Prefix: prefix(config), KeepSent: keepSent})
 	if err != nil {
@@ -121,7 +116,7 @@ func prefix(config Config) string {
 
 // databaseAddress is DATABASE_URL or SQLITE_PATH without a password.
 func databaseAddress(config Config) string {
-	if config.driver() == nameOfSQLite {
+	if kindOfDatabase(config) == nameOfSQLite {
 		return config.SQLitePath
 	}
 	u, err := url.Parse(config.DatabaseURL)

@@ -89,10 +89,15 @@ func New(ctx context.Context, config Config, options *Options) (*tidings.Bus, er
 	if options == nil {
 		options = &Options{}
 	}
-	errs := config.check()
-	bus := options.Bus
 	database, complaints := openDatabase(config, options)
-	errs = append(errs, complaints...)
+	return assemble(ctx, config, options, database, complaints)
+}
+
+// assemble makes the bus over a database that is open, or could not be opened for
+// these complaints. It owns the database.
+func assemble(ctx context.Context, config Config, options *Options, database opened, complaints []error) (*tidings.Bus, error) {
+	errs := append(config.check(), complaints...)
+	bus := options.Bus
 	var d driver.Driver
 	chosen, known := drivers()[config.driver()]
 	if known {

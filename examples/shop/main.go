@@ -5,12 +5,17 @@
 //	go run ./examples/shop                      the story, in this process
 //	EVENT_DRIVER=kafka KAFKA_BROKERS=localhost:9092 go run ./examples/shop
 //	EVENT_DRIVER=redis-streams make demo        the story on a broker that is started for it
+//	EVENT_DRIVER=sqlite SQLITE_PATH=shop.db make demo
+//	                                            the story in a database; killed at any moment, it goes on when it is started again
 //	go run ./examples/shop --processes 2        the story, as two services (not in memory)
 //	go run ./examples/shop --serve              the modules behind HTTP, until SIGTERM
 //
 // # Delivery, order, duplicates
 //
-// Those of the driver that EVENT_DRIVER names; no module knows which it is.
+// Those of the driver that EVENT_DRIVER names; no module knows which it is. With a
+// database (the drivers sqlite and postgres; SQLITE_PATH or DATABASE_URL beside
+// another one) rows and events are stored together, by outbox and inbox: nothing is
+// lost and nothing has its effect twice, wherever the process is killed.
 package main
 
 import (
@@ -22,7 +27,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -68,6 +72,8 @@ type Main struct {
 	narrate   bool
 	processes int
 	summary   string
+	lease     time.Duration
+	instance  string
 }
 
 var allModules = []string{"identity", "billing", "notifications"}
@@ -95,6 +101,8 @@ func (m *Main) parse(arguments []string) error {
 	flags.BoolVar(&m.narrate, "narrate", false, "with --serve: say who tells what to whom, as lines of JSON on standard error")
 	flags.IntVar(&m.processes, "processes", 1, "1, or 2 to tell the story as two services")
 	flags.StringVar(&m.summary, "summary", "text", "text or json")
+	flags.DurationVar(&m.lease, "lease", 2*time.Second, "in a database: how long the events of a process that was killed wait for it")
+	flags.StringVar(&m.instance, "instance", "", "on Kafka: a name by which this process is known when it comes back; each instance needs its own")
 	if err := flags.Parse(arguments); err != nil {
 		return err
 	}
@@ -108,6 +116,9 @@ func (m *Main) parse(arguments []string) error {
 	}
 	if m.summary != "text" && m.summary != "json" {
 		errs = append(errs, fmt.Errorf("--summary %q: text or json", m.summary))
+	}
+	if m.lease < 300*time.Millisecond {
+		errs = append(errs, fmt.Errorf("--lease %v: at least 300ms", m.lease))
 	}
 	if m.processes < 1 || m.processes > 2 {
 		errs = append(errs, fmt.Errorf("--processes %d: 1 or 2", m.processes))
@@ -128,25 +139,4 @@ func (m *Main) stage() io.Writer {
 		return m.Err
 	}
 	return m.Out
-}
-
-// environment is Getenv with what the story needs: a namespace of its own on a
-// broker, where events of earlier runs are still stored, and shared claims where
-// the instances of a subscription have to agree.
-func (m *Main) environment() func(string) string {
-	fresh := "shop-" + strconv.FormatInt(time.Now().UnixMilli(), 36)
-	return func(name string) string {
-		value := m.Getenv(name)
-		switch {
-		case name == "EVENT_NAMESPACE" && value == "":
-			return fresh
-		case name == "EVENT_ENV" && value == "" && m.Getenv("EVENT_DRIVER") == "":
-			return "development"
-		case name == "EVENT_CLAIMS" && value == "" && m.Getenv("EVENT_DRIVER") == atMostOnce:
-			return "redis" // who handles an event that every instance gets
-		case name == "SQS_FIFO" && value == "" && m.Getenv("EVENT_DRIVER") == "sqs":
-			return "false" // a FIFO queue drops by itself what is told again, and the story shows who else does
-		}
-		return value
-	}
 }

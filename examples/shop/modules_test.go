@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -15,8 +16,8 @@ import (
 
 func TestAProfileIsMadeOncePerUser(t *testing.T) {
 	bus := tidingstest.NewBus(t)
-	users := identity.New(bus.Module("identity"))
-	accounts := billing.New(bus.Module("billing"))
+	users := identity.New(bus.Module("identity"), identity.InMemory())
+	accounts := billing.New(bus.Module("billing"), billing.InMemory())
 	ada, err := users.SignUp(t.Context(), "ada@example.com", "Ada")
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +33,7 @@ func TestAProfileIsMadeOncePerUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := tidingstest.Expect(t, bus, identityevents.UserCreated)[0]
-	profiles := accounts.Profiles()
+	profiles := all(t, accounts.Profiles)
 	if len(profiles) != 1 || profiles[0] != (billing.Profile{UserID: ada, Email: "ada@example.com", EventID: e.ID()}) {
 		t.Errorf("profiles %+v\n%s", profiles, bus.Story())
 	}
@@ -40,8 +41,8 @@ func TestAProfileIsMadeOncePerUser(t *testing.T) {
 
 func TestASubscriptionIsAnnounced(t *testing.T) {
 	bus := tidingstest.NewBus(t)
-	accounts := billing.New(bus.Module("billing"))
-	sent := notifications.New(bus.Module("notifications"))
+	accounts := billing.New(bus.Module("billing"), billing.InMemory())
+	sent := notifications.New(bus.Module("notifications"), notifications.InMemory())
 	signUp(t, bus, "u-1")
 	bus.Settle()
 	id, err := accounts.Activate(t.Context(), "u-1", "pro")
@@ -51,9 +52,19 @@ func TestASubscriptionIsAnnounced(t *testing.T) {
 	e := tidingstest.Expect(t, bus, billingevents.SubscriptionActivated, func(e tidings.Event[billingevents.SubscriptionActivatedPayload]) bool {
 		return e.AggregateID() == id && e.Payload().PlanID == "pro"
 	})[0]
-	if got := sent.Sent(); len(got) != 2 || got[0].Kind != "welcome" || got[1] != (notifications.Notification{UserID: "u-1", Kind: "subscription", EventID: e.ID()}) {
+	if got := all(t, sent.Sent); len(got) != 2 || got[0].Kind != "welcome" || got[1] != (notifications.Notification{UserID: "u-1", Kind: "subscription", EventID: e.ID()}) {
 		t.Errorf("sent %+v\n%s", got, bus.Story())
 	}
+}
+
+// all is what a module has.
+func all[T any](t *testing.T, get func(context.Context) ([]T, error)) []T {
+	t.Helper()
+	found, err := get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
 }
 
 // signUp tells that a user has signed up, as identity does.
@@ -69,8 +80,8 @@ func signUp(t *testing.T, publisher tidings.Publisher, userID string) {
 func TestHandlersLookBeforeTheyAct(t *testing.T) {
 	forgetful := tidingstest.Configure(func(o *tidings.Options) { o.WithoutDedup = true })
 	bus := tidingstest.NewBus(t, forgetful)
-	accounts := billing.New(bus.Module("billing"))
-	sent := notifications.New(bus.Module("notifications"))
+	accounts := billing.New(bus.Module("billing"), billing.InMemory())
+	sent := notifications.New(bus.Module("notifications"), notifications.InMemory())
 	payload := identityevents.UserCreatedPayload{UserID: "u-1", Email: "ada@example.com", Name: "Ada"}
 	e := identityevents.UserCreated.New("u-1", payload)
 	if err := bus.Publish(t.Context(), e, e, e); err != nil {
@@ -79,15 +90,15 @@ func TestHandlersLookBeforeTheyAct(t *testing.T) {
 	if n := len(bus.Handled("billing.create-default-profile")); n != 3 {
 		t.Errorf("billing handled it %d times, want 3", n)
 	}
-	if len(accounts.Profiles()) != 1 || len(sent.Sent()) != 1 {
-		t.Errorf("profiles %+v, sent %+v", accounts.Profiles(), sent.Sent())
+	if len(all(t, accounts.Profiles)) != 1 || len(all(t, sent.Sent)) != 1 {
+		t.Errorf("profiles %+v, sent %+v", all(t, accounts.Profiles), all(t, sent.Sent))
 	}
 }
 
 // A module publishes what it owns.
 func TestIdentityTellsOfEachUserOnce(t *testing.T) {
 	bus := tidingstest.NewBus(t)
-	users := identity.New(bus.Module("identity"))
+	users := identity.New(bus.Module("identity"), identity.InMemory())
 	ada, err := users.SignUp(t.Context(), "ada@example.com", "Ada")
 	if err != nil {
 		t.Fatal(err)
@@ -104,15 +115,15 @@ func TestIdentityTellsOfEachUserOnce(t *testing.T) {
 
 func TestMailThatFails(t *testing.T) {
 	bus := tidingstest.NewBus(t)
-	users := identity.New(bus.Module("identity"))
-	sent := notifications.New(bus.Module("notifications"))
+	users := identity.New(bus.Module("identity"), identity.InMemory())
+	sent := notifications.New(bus.Module("notifications"), notifications.InMemory())
 	for _, email := range []string{"grace@slow.example", "edsger@nowhere.invalid", "no address"} {
 		if _, err := users.SignUp(t.Context(), email, "Somebody"); err != nil {
 			t.Fatal(err)
 		}
 	}
 	bus.Settle()
-	if got := sent.Sent(); len(got) != 1 || got[0].Kind != "welcome" {
+	if got := all(t, sent.Sent); len(got) != 1 || got[0].Kind != "welcome" {
 		t.Errorf("sent %+v\n%s", got, bus.Story())
 	}
 	for _, letter := range bus.DeadLetters() {

@@ -64,6 +64,9 @@ func (r reporter) Observe(_ context.Context, o tidings.Observation) {
 	r(h)
 }
 
+// observers are those that tell the story.
+func observers(n *narrator) []tidings.Observer { return []tidings.Observer{reporter(n.report)} }
+
 // lines is a reporter that writes each happening as a line of JSON.
 func lines(out io.Writer) reporter {
 	var mu sync.Mutex
@@ -117,12 +120,22 @@ func (n *narrator) say(format string, args ...any) {
 
 func (n *narrator) line(format string, args ...any) { fmt.Fprintf(n.out, format+"\n", args...) }
 
-// scene begins a part of the story, in which one event is told.
-func (n *narrator) scene(heading string) {
+// scene begins a part of the story, in which one event is told. It returns how
+// many deliveries have come to their end before.
+func (n *narrator) scene(heading string) (ended int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.begun = false
 	n.line("\n%s", n.paint(bold, heading))
+	return n.ended
+}
+
+// recovery begins a part in which what was told before is heard.
+func (n *narrator) recovery(heading string) {
+	n.scene(heading)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.begun = true
 }
 
 // report tells a happening. It may be called from any goroutine.

@@ -18,16 +18,24 @@ import (
 
 // runProcesses tells the story with two services that share nothing but the
 // broker: identity, and billing with notifications.
-func (m *Main) runProcesses(ctx context.Context) error {
-	getenv := m.environment()
-	if driver := getenv("EVENT_DRIVER"); driver == "" || driver == "in-memory" {
-		return errors.New("--processes 2: in memory nothing reaches another process; set EVENT_DRIVER=kafka, redis-streams, sqs or redis")
+func (m *Main) runProcesses(ctx context.Context) (err error) {
+	driver := m.Getenv("EVENT_DRIVER")
+	if driver == "" || driver == "in-memory" {
+		return errors.New("--processes 2: in memory nothing reaches another process; set EVENT_DRIVER=sqlite, postgres, kafka, redis-streams, sqs or redis")
 	}
 	n := newNarrator(m.stage(), m.Color)
-	n.say("%s", n.paint(bold, "Three modules in two processes, driver "+getenv("EVENT_DRIVER")))
+	n.say("%s", n.paint(bold, "Three modules in two processes, driver "+driver))
+	s, err := m.prepare(ctx, n)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	shared := []string{"EVENT_NAMESPACE=" + getenv("EVENT_NAMESPACE"), "EVENT_CLAIMS=" + getenv("EVENT_CLAIMS"), "SQS_FIFO=" + getenv("SQS_FIFO")}
+	var shared []string
+	for _, name := range []string{"EVENT_NAMESPACE", "EVENT_CLAIMS", "SQS_FIFO", "SQLITE_PATH"} {
+		shared = append(shared, name+"="+s.getenv(name))
+	}
 	var services []*child
 	stop := func() (err error) {
 		for _, c := range services {
@@ -36,7 +44,7 @@ func (m *Main) runProcesses(ctx context.Context) error {
 		return err
 	}
 	for _, modules := range []string{"identity", "billing,notifications"} {
-		c, err := startChild(ctx, fail, n, modules, shared...)
+		c, err := startChild(ctx, fail, n, modules, m.lease, shared...)
 		if err != nil {
 			return errors.Join(err, stop())
 		}
@@ -44,12 +52,11 @@ func (m *Main) runProcesses(ctx context.Context) error {
 		n.say("  process %d runs %s at %s", c.command.Process.Pid, modules, c.url)
 	}
 	r := &remote{client: &http.Client{Timeout: 30 * time.Second}, identity: services[0].url, others: services[1].url}
-	told, err := tell(ctx, n, r, getenv("EVENT_DRIVER"))
+	told, err := s.tell(ctx, n, r)
 	if err = errors.Join(err, stop()); err != nil {
 		return err
 	}
-	n.say("\n%s", n.paint(bold, "Summary of both"))
-	return told.write(m.Out, m.summary)
+	return s.end(ctx, m, n, "Summary of both", told)
 }
 
 // child is this program as a service.
@@ -63,13 +70,13 @@ type child struct {
 
 // startChild starts a service and waits until it listens. fail is called when it
 // ends.
-func startChild(ctx context.Context, fail context.CancelCauseFunc, n *narrator, modules string, environment ...string) (*child, error) {
+func startChild(ctx context.Context, fail context.CancelCauseFunc, n *narrator, modules string, lease time.Duration, environment ...string) (*child, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	c := &child{modules: modules, read: make(chan struct{})}
-	c.command = exec.Command(program, "--serve", "--listen", "127.0.0.1:0", "--module", modules, "--summary", "json", "--narrate") //nolint:noctx // it ends with SIGTERM, in good order
+	c.command = exec.Command(program, "--serve", "--listen", "127.0.0.1:0", "--module", modules, "--summary", "json", "--narrate", "--lease", lease.String(), "--instance", storyteller) //nolint:noctx // it ends with SIGTERM, in good order
 	c.command.Env = append(os.Environ(), environment...)
 	output, err := c.command.StderrPipe()
 	if err != nil {

@@ -34,13 +34,14 @@ func (m *Main) runServer(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", m.listen, err)
 	}
-	s, err := open(ctx, m.Getenv, m.modules, log, observers...)
+	s, err := open(ctx, m.Getenv, part{modules: m.modules, log: log, observers: observers, lease: m.lease, instance: m.instance})
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
 	defer func() {
 		err = errors.Join(err, s.close())
-		err = errors.Join(err, s.summary().write(m.Out, m.summary))
+		sum, sumErr := s.summary(context.WithoutCancel(ctx))
+		err = errors.Join(err, sumErr, sum.write(m.Out, m.summary), s.closeDatabase())
 	}()
 	address := listener.Addr().String()
 	fmt.Fprintf(m.Err, "listening on http://%s\n", address)
@@ -70,17 +71,17 @@ func (s *shop) handler() http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
-	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.summary()) })
+	mux.HandleFunc("GET /stats", list(s.summary))
 	if s.identity != nil {
 		mux.HandleFunc("POST /users", s.postUser)
 		mux.HandleFunc("POST /users/{userId}/announcements", s.postAnnouncement)
 	}
 	if s.billing != nil {
 		mux.HandleFunc("POST /subscriptions", s.postSubscription)
-		mux.HandleFunc("GET /profiles", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.billing.Profiles()) })
+		mux.HandleFunc("GET /profiles", list(s.billing.Profiles))
 	}
 	if s.notifications != nil {
-		mux.HandleFunc("GET /notifications", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.notifications.Sent()) })
+		mux.HandleFunc("GET /notifications", list(s.notifications.Sent))
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handler, pattern := mux.Handler(r)
@@ -96,6 +97,18 @@ func (s *shop) handler() http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// list answers with what a function returns.
+func list[T any](get func(context.Context) (T, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		found, err := get(r.Context())
+		if err != nil {
+			unavailable(w, err)
+			return
+		}
+		answer(w, http.StatusOK, found)
+	}
 }
 
 // refusal takes the mux's own answer (404 or 405), to be said in JSON.
@@ -213,8 +226,8 @@ func fail(w http.ResponseWriter, status int, text string) {
 	answer(w, status, map[string]string{"error": text})
 }
 
-// unavailable says that an event could not be published: the caller may try
-// again.
+// unavailable says that an event or a row could not be stored or read: the caller
+// may try again.
 func unavailable(w http.ResponseWriter, err error) {
 	fail(w, http.StatusServiceUnavailable, err.Error())
 }

@@ -28,7 +28,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var story = summary{Published: 5, Handled: 6, Retried: 1, Deduplicated: 2, DeadLettered: 1, Profiles: 3, Notifications: 3}
+// inFull is the summary of the whole story.
+var inFull = summary{Published: 5, Handled: 6, Retried: 1, Deduplicated: 2, DeadLettered: 1, Profiles: 3, Notifications: 3}
 
 func getenv(environment map[string]string) func(string) string {
 	return func(name string) string { return environment[name] }
@@ -41,8 +42,8 @@ func TestDemoInMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got summary
-	if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != story {
-		t.Errorf("summary %+v, want %+v (%v)", got, story, err)
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != inFull {
+		t.Errorf("summary %+v, want %+v (%v)", got, inFull, err)
 	}
 	for _, want := range []string{"identity       tells  identity.user.created", "≡ recognised as a duplicate", "✓ handled at attempt 2", "✗ dead letter (permanent)"} {
 		if !strings.Contains(errOut.String(), want) {
@@ -78,7 +79,7 @@ func server(t *testing.T, variable string) string {
 	return address
 }
 
-// onEach runs a test on each real broker.
+// onEach runs a test on each real broker, and on each database.
 func onEach(t *testing.T, test func(t *testing.T, environment map[string]string)) {
 	for name, broker := range brokers {
 		t.Run(name, func(t *testing.T) {
@@ -91,6 +92,7 @@ func onEach(t *testing.T, test func(t *testing.T, environment map[string]string)
 			test(t, environment)
 		})
 	}
+	onDatabases(t, test)
 }
 
 func TestDemoOnEachDriverEndsAsInMemory(t *testing.T) {
@@ -102,8 +104,8 @@ func TestDemoOnEachDriverEndsAsInMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got summary
-		if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != story {
-			t.Errorf("summary %+v, want %+v (%v)", got, story, err)
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != inFull {
+			t.Errorf("summary %+v, want %+v (%v)", got, inFull, err)
 		}
 	})
 }
@@ -120,8 +122,8 @@ func TestDemoInTwoProcesses(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got summary
-		if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != story {
-			t.Errorf("summary %+v, want %+v (%v)", got, story, err)
+		if err := json.Unmarshal(out.Bytes(), &got); err != nil || got != inFull {
+			t.Errorf("summary %+v, want %+v (%v)", got, inFull, err)
 		}
 		if scenes(told.String()) != scenes(inMemory(t)) {
 			t.Errorf("two processes tell\n%s\nin memory it is\n%s", scenes(told.String()), scenes(inMemory(t)))
@@ -132,7 +134,7 @@ func TestDemoInTwoProcesses(t *testing.T) {
 // At most once is said where it is so.
 func TestTheSummarySaysAtMostOnce(t *testing.T) {
 	var out bytes.Buffer
-	told := story
+	told := inFull
 	told.expected = 9
 	if err := told.write(&out, "table"); err != nil {
 		t.Fatal(err)

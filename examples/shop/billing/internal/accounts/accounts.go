@@ -1,11 +1,9 @@
-// Package accounts is the inside of module billing: profiles and subscriptions,
-// in memory; a shop would have tables.
+// Package accounts is the inside of module billing: profiles and subscriptions.
 package accounts
 
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	"github.com/google/uuid"
 
@@ -22,55 +20,66 @@ type Profile struct {
 	EventID string `json:"eventId"`
 }
 
-// Accounts keeps profiles and subscriptions. It may be used from any goroutine.
+// Subscription is what a user pays for.
+type Subscription struct {
+	ID     string
+	UserID string
+	PlanID string
+	// EventID is the id of the event that told of it.
+	EventID string
+}
+
+// Storage keeps profiles and subscriptions. It may be used from any goroutine.
+type Storage interface {
+	// Transact runs fn. What fn adds and what it publishes is kept when it returns
+	// nil, and nothing of it otherwise.
+	Transact(ctx context.Context, face *tidings.Module, fn func(rows Rows, publisher tidings.Publisher) error) error
+	// OnUserCreated makes a reaction of a function, which adds its rows once for
+	// each user, however often the event comes.
+	OnUserCreated(react func(context.Context, Rows, tidings.Event[identityevents.UserCreatedPayload]) error) tidings.Reaction
+	// Profiles and Subscriptions return all, in the order in which they were made.
+	Profiles(ctx context.Context) ([]Profile, error)
+	Subscriptions(ctx context.Context) ([]Subscription, error)
+}
+
+// Rows is the storage within a transaction.
+type Rows interface {
+	AddProfile(ctx context.Context, profile Profile) error
+	AddSubscription(ctx context.Context, subscription Subscription) error
+}
+
+// Accounts begins subscriptions. It may be used from any goroutine.
 type Accounts struct {
-	publisher tidings.Publisher
-
-	mu       sync.Mutex
-	profiles []Profile
-	known    map[string]bool
+	face    *tidings.Module
+	storage Storage
 }
 
-// New returns no account yet.
-func New(publisher tidings.Publisher) *Accounts {
-	return &Accounts{publisher: publisher, known: make(map[string]bool)}
-}
+// New returns the accounts of a storage.
+func New(face *tidings.Module, storage Storage) *Accounts { return &Accounts{face, storage} }
 
-// CreateDefaultProfile reacts to a new user. It first looks whether that was
-// done before: the engine recognises duplicates, but a process that died between
-// the profile and the engine's note would come here twice.
-func (a *Accounts) CreateDefaultProfile(_ context.Context, e tidings.Event[identityevents.UserCreatedPayload]) error {
-	p := e.Payload()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.known[p.UserID] {
-		return nil
-	}
-	a.known[p.UserID] = true
-	a.profiles = append(a.profiles, Profile{UserID: p.UserID, Email: p.Email, EventID: e.ID()})
-	return nil
+// CreateDefaultProfile reacts to a new user.
+func CreateDefaultProfile(ctx context.Context, rows Rows, e tidings.Event[identityevents.UserCreatedPayload]) error {
+	return rows.AddProfile(ctx, Profile{UserID: e.Payload().UserID, Email: e.Payload().Email, EventID: e.ID()})
 }
 
 // Activate begins a subscription and tells the other modules. It asks for no
-// profile: that of a user who signed up a moment ago may still be on its way, and
-// these profiles do not outlive the process.
+// profile: that of a user who signed up a moment ago may still be on its way.
 func (a *Accounts) Activate(ctx context.Context, userID, planID string) (subscriptionID string, err error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return "", fmt.Errorf("billing: activate: %w", err)
 	}
 	subscriptionID = id.String()
-	err = a.publisher.Publish(ctx, billingevents.SubscriptionActivated.New(subscriptionID,
-		billingevents.SubscriptionActivatedPayload{SubscriptionID: subscriptionID, PlanID: planID, UserID: userID}))
+	activated := billingevents.SubscriptionActivated.New(subscriptionID,
+		billingevents.SubscriptionActivatedPayload{SubscriptionID: subscriptionID, PlanID: planID, UserID: userID})
+	err = a.storage.Transact(ctx, a.face, func(rows Rows, publisher tidings.Publisher) error {
+		if err := rows.AddSubscription(ctx, Subscription{ID: subscriptionID, UserID: userID, PlanID: planID, EventID: activated.ID()}); err != nil {
+			return err
+		}
+		return publisher.Publish(ctx, activated)
+	})
 	if err != nil {
 		return "", fmt.Errorf("billing: activate: %w", err)
 	}
 	return subscriptionID, nil
-}
-
-// Profiles returns every profile, in the order in which they were made.
-func (a *Accounts) Profiles() []Profile {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return append([]Profile{}, a.profiles...)
 }

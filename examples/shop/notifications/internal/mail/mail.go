@@ -1,5 +1,5 @@
 // Package mail is the inside of module notifications: what was sent to whom. Its
-// gateway is simulated, with two moods that real ones have.
+// mail server is simulated, with two moods that real ones have.
 package mail
 
 import (
@@ -23,16 +23,30 @@ type Notification struct {
 	EventID string `json:"eventId"`
 }
 
-// Box sends and remembers. It may be used from any goroutine.
-type Box struct {
+// Storage keeps what was sent. It may be used from any goroutine. Its reactions
+// add their rows once for each event, however often it comes.
+type Storage interface {
+	OnUserCreated(react func(context.Context, Rows, tidings.Event[identityevents.UserCreatedPayload]) error) tidings.Reaction
+	OnSubscriptionActivated(react func(context.Context, Rows, tidings.Event[billingevents.SubscriptionActivatedPayload]) error) tidings.Reaction
+	// Sent returns everything, oldest first.
+	Sent(ctx context.Context) ([]Notification, error)
+}
+
+// Rows is the storage within a transaction.
+type Rows interface {
+	Add(ctx context.Context, sent Notification) error
+}
+
+// Server simulates a mail server: one at slow.example turns the first try of an
+// address away, and nowhere.invalid does not exist. It may be used from any
+// goroutine.
+type Server struct {
 	mu    sync.Mutex
-	sent  []Notification
-	told  map[string]bool // by event id
 	tried map[string]bool // by address
 }
 
-// New returns an empty box.
-func New() *Box { return &Box{told: make(map[string]bool), tried: make(map[string]bool)} }
+// NewServer returns a server that has seen no address.
+func NewServer() *Server { return &Server{tried: make(map[string]bool)} }
 
 var (
 	errLater   = errors.New("451 try again later")
@@ -40,57 +54,31 @@ var (
 	errAddress = errors.New("notifications: there is no address to write to")
 )
 
-// deliver simulates a mail server: one at slow.example turns the first try of an
-// address away, and nowhere.invalid does not exist.
-func (b *Box) deliver(address string) error {
+func (s *Server) deliver(address string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	_, host, ok := strings.Cut(address, "@")
 	switch {
 	case !ok:
 		return tidings.Permanent(errAddress)
 	case host == "nowhere.invalid":
 		return tidings.Permanent(fmt.Errorf("notifications: mail to %s: %w", host, errNoHost))
-	case host == "slow.example" && !b.tried[address]:
-		b.tried[address] = true
+	case host == "slow.example" && !s.tried[address]:
+		s.tried[address] = true
 		return fmt.Errorf("notifications: mail to %s: %w", host, errLater)
 	}
 	return nil
 }
 
 // Welcome reacts to a new user.
-func (b *Box) Welcome(_ context.Context, e tidings.Event[identityevents.UserCreatedPayload]) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.told[e.ID()] {
-		return nil
-	}
-	if err := b.deliver(e.Payload().Email); err != nil {
+func (s *Server) Welcome(ctx context.Context, rows Rows, e tidings.Event[identityevents.UserCreatedPayload]) error {
+	if err := s.deliver(e.Payload().Email); err != nil {
 		return err
 	}
-	b.note(Notification{UserID: e.Payload().UserID, Kind: "welcome", EventID: e.ID()})
-	return nil
+	return rows.Add(ctx, Notification{UserID: e.Payload().UserID, Kind: "welcome", EventID: e.ID()})
 }
 
 // Subscription reacts to a subscription that has begun.
-func (b *Box) Subscription(_ context.Context, e tidings.Event[billingevents.SubscriptionActivatedPayload]) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.told[e.ID()] {
-		return nil
-	}
-	b.note(Notification{UserID: e.Payload().UserID, Kind: "subscription", EventID: e.ID()})
-	return nil
-}
-
-// note remembers what was sent: an event that comes again, after the engine has
-// forgotten it, is not written about twice.
-func (b *Box) note(n Notification) {
-	b.told[n.EventID] = true
-	b.sent = append(b.sent, n)
-}
-
-// Sent returns what was sent, oldest first.
-func (b *Box) Sent() []Notification {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return append([]Notification{}, b.sent...)
+func (s *Server) Subscription(ctx context.Context, rows Rows, e tidings.Event[billingevents.SubscriptionActivatedPayload]) error {
+	return rows.Add(ctx, Notification{UserID: e.Payload().UserID, Kind: "subscription", EventID: e.ID()})
 }
