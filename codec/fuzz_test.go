@@ -169,7 +169,7 @@ func FuzzNotification(f *testing.F) {
 }
 
 // repaired is text as it comes out of JSON.
-func repaired(text string) string { return string(bytes.ToValidUTF8([]byte(text), []byte("\ufffd"))) }
+func repaired(text string) string { return string([]rune(text)) }
 
 func isNotification(body []byte) bool {
 	var members map[string]json.RawMessage
