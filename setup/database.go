@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -82,6 +84,9 @@ func openDatabase(config Config, options *Options) (opened, []error) {
 	if config.DatabaseURL == "" {
 		return opened{}, []error{fmt.Errorf("EVENT_DRIVER is postgres and DATABASE_URL %w: say postgres://user:password@host:5432/database", errMissing)}
 	}
+	if u, err := url.Parse(config.DatabaseURL); err == nil && u.Host != "" && beyondHost(u) {
+		return opened{}, []error{errors.New("DATABASE_URL " + errEncode)}
+	}
 	pool, err := pgxpool.New(context.Background(), config.DatabaseURL)
 	if err != nil { // pgx hides the password only where it could parse it
 		return opened{}, []error{errors.New("DATABASE_URL is no address of PostgreSQL such as postgres://user:password@host:5432/database")}
@@ -111,17 +116,18 @@ func prefix(config Config) string {
 	}, config.Namespace) + "_tidings_"
 }
 
-// databaseAddress is DATABASE_URL or SQLITE_PATH without a password.
+// databaseAddress is SQLITE_PATH, or host, port and database of DATABASE_URL: what
+// else is in it may be part of a password.
 func databaseAddress(config Config) string {
 	if config.driver() == nameOfSQLite {
 		return config.SQLitePath
 	}
-	u, err := url.Parse(config.DatabaseURL)
+	pool, err := pgxpool.ParseConfig(config.DatabaseURL)
 	if err != nil {
 		return "…"
 	}
-	u.RawQuery = ""
-	return u.Redacted()
+	c := pool.ConnConfig
+	return "postgres://" + net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database
 }
 
 // migrate makes the tables, unless somebody else does.
