@@ -93,7 +93,7 @@ func ParseDeadLetter(headers Headers, body []byte) (letter DeadLetter, err error
 			letter.Headers = append(letter.Headers, h)
 		}
 		if failure != nil && err == nil {
-			err = fmt.Errorf("tidings: dead letter: header %s: %w", h.Name, failure)
+			err = fmt.Errorf("tidings: dead letter: header %s is %q", h.Name, cut(h.Value, 40))
 		}
 	}
 	letter.Type = letter.Headers.Get(HeaderEventType)

@@ -17,7 +17,7 @@ func FuzzParseDeadLetter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name1, value1, name2, value2, name3, value3 string, body []byte) {
 		headers := driver.Headers{{Name: name1, Value: value1}, {Name: name2, Value: value2}, {Name: name3, Value: value3}}
 		letter, err := driver.ParseDeadLetter(headers, body)
-		if err != nil && len(err.Error()) > 300+len(value1)+len(value2)+len(value3) {
+		if err != nil && len(err.Error()) > 300 {
 			t.Fatalf("an error of %d bytes", len(err.Error()))
 		}
 		written := driver.DeadLetterHeaders(&letter, 1<<20, 1<<20)

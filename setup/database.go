@@ -87,9 +87,16 @@ func openDatabase(config Config, options *Options) (opened, []error) {
 	if u, err := url.Parse(config.DatabaseURL); err == nil && u.Host != "" && beyondHost(u) {
 		return opened{}, []error{errors.New("DATABASE_URL " + errEncode)}
 	}
-	pool, err := pgxpool.New(context.Background(), config.DatabaseURL)
+	parsed, err := pgxpool.ParseConfig(config.DatabaseURL)
 	if err != nil { // pgx hides the password only where it could parse it
 		return opened{}, []error{errors.New("DATABASE_URL is no address of PostgreSQL such as postgres://user:password@host:5432/database")}
+	}
+	if strings.Contains(parsed.ConnConfig.Host, "@") { // it is cut at the first one
+		return opened{}, []error{errors.New("DATABASE_URL " + errEncode)}
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), parsed)
+	if err != nil {
+		return opened{}, []error{errors.New("DATABASE_URL asks for settings of the pool that cannot be")}
 	}
 	store, err := postgres.New(pool, &postgres.Options{Prefix: prefix(config)})
 	if err != nil {
