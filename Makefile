@@ -7,6 +7,8 @@ SHELL := bash
 TOOLS := .tmp/bin
 GOLANGCI_LINT_VERSION := v2.15.0
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+GOVULNCHECK_VERSION := v1.9.0
+GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 
 .PHONY: help
 help: ## Show this list
@@ -30,6 +32,19 @@ lint: $(GOLANGCI_LINT) ## Check formatting, go vet and the linters of .golangci.
 	if [[ -n $$unformatted ]]; then echo "gofmt has something to say about:"; echo "$$unformatted"; exit 1; fi
 	go vet ./...
 	$(GOLANGCI_LINT) run ./...
+
+FUZZTIME ?= 60s
+.PHONY: fuzz
+fuzz: ## Feed every decoder with hostile input, FUZZTIME (60s) each
+	scripts/fuzz $(FUZZTIME)
+
+.PHONY: vulnerabilities
+vulnerabilities: $(GOVULNCHECK) ## Ask the Go vulnerability database about what this is built of
+	scripts/vulnerabilities $(GOVULNCHECK)
+
+.PHONY: memory
+memory: ## Measure that memory stays bounded under what ought to fill it
+	scripts/memory
 
 .PHONY: bench
 bench: ## Measure against the floor and the raw client, in one run
@@ -68,3 +83,8 @@ $(GOLANGCI_LINT):
 	@mkdir -p $(TOOLS)
 	GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 	@mv $(TOOLS)/golangci-lint $@
+
+$(GOVULNCHECK):
+	@mkdir -p $(TOOLS)
+	GOBIN="$(CURDIR)/$(TOOLS)" go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	@mv $(TOOLS)/govulncheck $@

@@ -92,7 +92,8 @@ type upcast struct {
 // P is a struct of bool, numbers, strings and named types of these, time.Time,
 // time.Duration, []byte, value types that marshal as text (uuid.UUID,
 // decimals), pointers to these for optional fields, slices and string-keyed
-// maps of these, and structs of these.
+// maps of these, and structs of these. A field tagged `tidings:"sensitive"` is
+// shown to handlers only; see [Masked].
 func Define[P any](eventType string, version int, occurrence Occurrence, options ...ContractOption) Contract[P] {
 	d := &definition{
 		eventType:  eventType,
@@ -123,7 +124,7 @@ func Define[P any](eventType string, version int, occurrence Occurrence, options
 	d.decode = func(raw []byte) (record, error) {
 		r := &typedRecord[P]{}
 		if err := json.Unmarshal(raw, &r.payload); err != nil {
-			return nil, err
+			return nil, plan.discreet(err)
 		}
 		r.definition = d
 		return r, nil

@@ -118,13 +118,17 @@ func (i *item) adoptValue(d *driver.Delivery) {
 func (i *item) adoptEnvelope(d *driver.Delivery) {
 	e, err := codec.Decode(d)
 	if err != nil {
-		// For the dead letter: what it says of itself outside the body.
-		i.wire.eventType = cmp.Or(d.Headers.Get(driver.HeaderEventType), d.Headers.Get("ce_type"), d.Type)
-		i.id = cmp.Or(d.Headers.Get(driver.HeaderEventID), d.Headers.Get("ce_id"))
-		i.aggregateID = d.Headers.Get(driver.HeaderAggregateID)
-		if i.id == "" || len(i.id) > maxIDSize {
-			i.id = d.Ref.Position()
+		// For the dead letter: what it says of itself outside the body, as far as
+		// every store takes it. A letter that no store takes would hold its lane.
+		fit := func(text string) string {
+			if idProblem(text) != "" {
+				return ""
+			}
+			return text
 		}
+		i.wire.eventType = cmp.Or(fit(d.Headers.Get(driver.HeaderEventType)), fit(d.Headers.Get("ce_type")), d.Type)
+		i.id = cmp.Or(fit(d.Headers.Get(driver.HeaderEventID)), fit(d.Headers.Get("ce_id")), d.Ref.Position())
+		i.aggregateID = fit(d.Headers.Get(driver.HeaderAggregateID))
 		if i.id == "" {
 			i.id = i.subscription.bus.instance + strconv.FormatInt(i.subscription.bus.owners.Add(1), 36)
 		}

@@ -18,6 +18,8 @@ type payloadPlan struct {
 	root *payloadNode
 	// shares: a copy of the struct would share slices, maps or pointers.
 	shares bool
+	// sensitive: a field of it is.
+	sensitive bool
 }
 
 type payloadKind int
@@ -48,7 +50,9 @@ type payloadField struct {
 	index    int
 	name     string
 	embedded bool // its fields are in the object of the struct around it
-	node     *payloadNode
+	// sensitive: nobody but handlers sees the value.
+	sensitive bool
+	node      *payloadNode
 }
 
 // wireNames are the JSON names of a struct's fields, embedded ones included.
@@ -83,7 +87,7 @@ func planPayload(t reflect.Type) (*payloadPlan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &payloadPlan{root: root, shares: root.shares}, nil
+	return &payloadPlan{root: root, shares: root.shares, sensitive: root.hasSensitive()}, nil
 }
 
 // planNode plans one type; pointed says that a pointer leads to it.
@@ -188,6 +192,10 @@ func planStruct(node *payloadNode, path string, above []reflect.Type) (*payloadN
 		case f.Anonymous && name == "" && f.Type.Kind() != reflect.Struct:
 			return nil, fmt.Errorf("payload field %s is an embedded %v: give it a name", fieldPath, f.Type)
 		}
+		sensitive, problem := sensitiveTag(f.Tag)
+		if problem != "" {
+			return nil, fmt.Errorf("payload field %s %s", fieldPath, problem)
+		}
 		child, err := planNode(f.Type, fieldPath, above, false)
 		if err != nil {
 			return nil, err
@@ -211,7 +219,7 @@ func planStruct(node *payloadNode, path string, above []reflect.Type) (*payloadN
 		if name == "" {
 			name = f.Name
 		}
-		node.fields = append(node.fields, payloadField{index: i, name: name, embedded: embedded, node: child})
+		node.fields = append(node.fields, payloadField{index: i, name: name, embedded: embedded, sensitive: sensitive, node: child})
 		node.shares = node.shares || child.shares
 	}
 	return node, nil
@@ -406,6 +414,9 @@ func inspectNode(n *payloadNode, v reflect.Value) (int, error) {
 				continue
 			}
 			inner, err := inspectNode(f.node, v.Field(f.index))
+			if err != nil && f.sensitive {
+				return 0, fmt.Errorf(".%s cannot be written as JSON; it is sensitive, so no more is said", f.name)
+			}
 			if err != nil {
 				return 0, fmt.Errorf(".%s %w", f.name, err)
 			}

@@ -27,10 +27,15 @@ const deadTime = "2006-01-02T15:04:05.000Z"
 
 // DeadLetterHeaders is the metadata of a dead letter on a broker: the headers of
 // the event, then what went wrong. Error and stack are shortened to a number of
-// bytes, at a character; 0 leaves them out.
+// bytes, at a character; 0 leaves them out. Headers of these names that the event
+// came with are left out: an event does not say why it was given up.
 func DeadLetterHeaders(letter *DeadLetter, errorBytes, stackBytes int) Headers {
 	headers := make(Headers, 0, len(letter.Headers)+9)
-	headers = append(headers, letter.Headers...)
+	for _, h := range letter.Headers {
+		if !isDeadName(h.Name) {
+			headers = append(headers, h)
+		}
+	}
 	add := func(name, value string) {
 		if value != "" {
 			headers = append(headers, Header{Name: name, Value: value})
@@ -48,6 +53,15 @@ func DeadLetterHeaders(letter *DeadLetter, errorBytes, stackBytes int) Headers {
 		add(HeaderDeadTime, letter.FailedAt.UTC().Format(deadTime))
 	}
 	return headers
+}
+
+// isDeadName reports whether a header is one of those that a dead letter adds.
+func isDeadName(name string) bool {
+	switch name {
+	case HeaderDeadReason, HeaderDeadError, HeaderDeadStack, HeaderDeadAttempts, HeaderDeadSubscription, HeaderDeadPosition, HeaderDeadTime, HeaderDeadChannel, HeaderDeadEventID:
+		return true
+	}
+	return false
 }
 
 // ParseDeadLetter reads what [DeadLetterHeaders] wrote. What is no number or time
@@ -79,7 +93,7 @@ func ParseDeadLetter(headers Headers, body []byte) (letter DeadLetter, err error
 			letter.Headers = append(letter.Headers, h)
 		}
 		if failure != nil && err == nil {
-			err = fmt.Errorf("tidings: dead letter: header %s: %w", h.Name, failure)
+			err = fmt.Errorf("tidings: dead letter: header %s is %q", h.Name, cut(h.Value, 40))
 		}
 	}
 	letter.Type = letter.Headers.Get(HeaderEventType)

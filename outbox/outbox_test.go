@@ -593,6 +593,42 @@ func TestSlotsAreDivided(t *testing.T) {
 	})
 }
 
+// Replicas add throughput: each has slots of its own and waits for nobody. See
+// docs/peer-defects.md.
+func TestPeerDefect16ReplicasAddThroughput(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		took := func(replicas int) time.Duration {
+			d, s := newBroker(), newTable()
+			d.takes = 20 * time.Millisecond
+			var stops []func()
+			for range replicas {
+				_, _, stop := running(t, d, s, outbox.Options{Workers: 1, Batch: 1, LeaseTime: time.Minute, PollInterval: time.Second})
+				stops = append(stops, stop)
+			}
+			after(3 * time.Minute) // until the slots are divided
+			all := &tx{}
+			for n := range 400 {
+				all.rows = append(all.rows, row("a.b", fmt.Sprint("k", n), 0, 1))
+			}
+			s.commit(all)
+			began := time.Now()
+			for len(d.ids()) < 400 && time.Since(began) < time.Hour {
+				after(20 * time.Millisecond)
+			}
+			needed := time.Since(began)
+			for _, stop := range stops {
+				stop()
+			}
+			return needed
+		}
+		one, four := took(1), took(4)
+		t.Logf("400 rows of 20 ms: one relay %v, four relays %v", one, four)
+		if four > one/2 { // a quarter where the slots happen to have as many rows each
+			t.Errorf("one relay needs %v, four need %v", one, four)
+		}
+	})
+}
+
 // Rows that somebody else inserted are wrapped from their columns.
 func TestABareRowIsWrapped(t *testing.T) {
 	r := outbox.Row{ID: "i1", Channel: "users.user.created", AggregateID: "u1", Payload: []byte(`{"name":"Ada"}`), CreatedAt: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}

@@ -116,6 +116,9 @@ func openMySQL(config Config, keepSent bool) (*sql.DB, *mysql.Store, []error) {
 	if err != nil || u.Hostname() == "" {
 		return nil, nil, []error{errMySQLURL}
 	}
+	if beyondHost(u) {
+		return nil, nil, []error{errors.New("DATABASE_URL " + errEncode)}
+	}
 	o := mysqldriver.NewConfig()
 	o.Net, o.Addr = "tcp", u.Hostname()+":"+cmp.Or(u.Port(), "3306")
 	o.DBName = strings.TrimPrefix(u.Path, "/")

@@ -51,7 +51,7 @@ type Config struct {
 	// postgres needs it, unless the application passes its store. For claims, dead
 	// letters, an outbox and the command line it may be
 	// mysql://user:password@host:port/database too.
-	DatabaseURL string `env:"DATABASE_URL" json:"-"`
+	DatabaseURL string `env:"DATABASE_URL"`
 	// SQLitePath is a file, which is made when it is missing. The driver sqlite
 	// needs it, unless the application passes its store.
 	SQLitePath string `env:"SQLITE_PATH"`
@@ -75,12 +75,12 @@ type Config struct {
 	KafkaSASLMechanism string `env:"KAFKA_SASL_MECHANISM"`
 	// KafkaSASLUser and KafkaSASLPassword are for SASL.
 	KafkaSASLUser     string `env:"KAFKA_SASL_USER"`
-	KafkaSASLPassword string `env:"KAFKA_SASL_PASSWORD" json:"-"`
+	KafkaSASLPassword string `env:"KAFKA_SASL_PASSWORD"`
 
 	// RedisURL is redis://[user:password@]host:port[/number], or rediss:// with
 	// TLS. The drivers redis and redis-streams need it, and Claims. On a cluster
 	// further addresses are added as ?addr=host:port&addr=host:port.
-	RedisURL string `env:"REDIS_URL" json:"-"`
+	RedisURL string `env:"REDIS_URL"`
 
 	// AWSRegion is the region of the queues, for example eu-central-1. Without
 	// it the AWS configuration of the machine decides.
@@ -118,6 +118,10 @@ func (c Config) GoString() string { return c.String() }
 func (c Config) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("EVENT_DRIVER", c.Driver), slog.String("EVENT_ENV", string(c.Environment)), slog.String("EVENT_NAMESPACE", c.Namespace))
 }
+
+// MarshalText writes String, in JSON too: a Config can be read from JSON, and not be
+// written so that it can be read back.
+func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
 // Read fills a Config from a function like [os.Getenv].
 func Read(getenv func(string) string) Config {

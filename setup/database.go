@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -85,9 +87,13 @@ func openKind(kind string, config Config, keepSent bool) (opened, []error) {
 		}
 		return opened{store, db.Close}, nil
 	}
-	pool, err := pgxpool.New(context.Background(), config.DatabaseURL)
-	if err != nil { // pgx hides the password only where it could parse it
-		return opened{}, []error{errBadURL}
+	parsed, err := postgresConfig(config)
+	if err != nil {
+		return opened{}, []error{err}
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), parsed)
+	if err != nil {
+		return opened{}, []error{errors.New("DATABASE_URL asks for settings of the pool that cannot be")}
 	}
 	store, err := postgres.New(pool, &postgres.Options{Prefix: prefix(config), KeepSent: keepSent})
 	if err != nil {
@@ -95,6 +101,22 @@ func openKind(kind string, config Config, keepSent bool) (opened, []error) {
 		return opened{}, []error{fmt.Errorf("DATABASE_URL, EVENT_NAMESPACE: %w", err)}
 	}
 	return opened{store, func() error { pool.Close(); return nil }}, nil
+}
+
+// postgresConfig reads DATABASE_URL. The error repeats nothing of it: pgx hides the
+// password only where it could parse it.
+func postgresConfig(config Config) (*pgxpool.Config, error) {
+	if u, err := url.Parse(config.DatabaseURL); err == nil && u.Host != "" && beyondHost(u) {
+		return nil, errors.New("DATABASE_URL " + errEncode)
+	}
+	parsed, err := pgxpool.ParseConfig(config.DatabaseURL)
+	if err != nil {
+		return nil, errBadURL
+	}
+	if strings.Contains(parsed.ConnConfig.Host, "@") { // it is cut at the first one
+		return nil, errors.New("DATABASE_URL " + errEncode)
+	}
+	return parsed, nil
 }
 
 // prefix begins the names of tables: tidings_, after the namespace where there is
@@ -114,17 +136,25 @@ func prefix(config Config) string {
 	}, config.Namespace) + "_tidings_"
 }
 
-// databaseAddress is DATABASE_URL or SQLITE_PATH without a password.
+// databaseAddress is SQLITE_PATH, or host, port and database of DATABASE_URL: what
+// else is in it may be part of a password.
 func databaseAddress(config Config) string {
-	if kindOfDatabase(config) == nameOfSQLite {
+	switch kindOfDatabase(config) {
+	case nameOfSQLite:
 		return config.SQLitePath
+	case nameOfMySQL:
+		u, err := url.Parse(config.DatabaseURL)
+		if err != nil || beyondHost(u) {
+			return "…"
+		}
+		return "mysql://" + u.Host + u.Path
 	}
-	u, err := url.Parse(config.DatabaseURL)
+	pool, err := pgxpool.ParseConfig(config.DatabaseURL)
 	if err != nil {
 		return "…"
 	}
-	u.RawQuery = ""
-	return u.Redacted()
+	c := pool.ConnConfig
+	return "postgres://" + net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))) + "/" + c.Database
 }
 
 // migrate makes the tables, unless somebody else does.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -16,15 +17,28 @@ import (
 	store "github.com/tidings-go/tidings/store/redis"
 )
 
-// redisAddress is REDIS_URL without its user and password.
+// redisAddress is the scheme and the hosts of REDIS_URL: what else is in it may be
+// part of a password that was not encoded.
 func redisAddress(c Config) string {
 	u, err := url.Parse(c.RedisURL)
 	if err != nil {
 		return "(not a URL)"
 	}
-	u.User = nil
-	return u.String()
+	option, err := rueidis.ParseURL(c.RedisURL)
+	if err != nil || beyondHost(u) {
+		return u.Scheme + "://…"
+	}
+	return u.Scheme + "://" + strings.Join(option.InitAddress, ",")
 }
+
+// beyondHost reports whether a URL looks as if a password with one of / ? # in it
+// had not been encoded: what the password was cut at stands behind the host then.
+func beyondHost(u *url.URL) bool {
+	return u.Fragment != "" || strings.Contains(u.Path, "@") || strings.Contains(u.RawQuery, "@")
+}
+
+// errEncode says what to do about that.
+const errEncode = "has an @ or a # behind its host: encode / ? # @ : % of a password as %2F %3F %23 %40 %3A %25"
 
 // redisClient reads REDIS_URL. A complaint repeats nothing of it: a password may be
 // in it.
@@ -32,8 +46,12 @@ func redisClient(c Config, wanted string) (rueidis.ClientOption, error) {
 	if c.RedisURL == "" {
 		return rueidis.ClientOption{}, fmt.Errorf("%s and REDIS_URL %w: for example redis://localhost:6379", wanted, errMissing)
 	}
-	if u, err := url.Parse(c.RedisURL); err != nil || u.Host == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
+	u, err := url.Parse(c.RedisURL)
+	if err != nil || u.Host == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
 		return rueidis.ClientOption{}, errors.New("REDIS_URL is not redis://host:port or rediss://host:port")
+	}
+	if beyondHost(u) {
+		return rueidis.ClientOption{}, errors.New("REDIS_URL " + errEncode)
 	}
 	option, err := rueidis.ParseURL(c.RedisURL)
 	if err != nil {

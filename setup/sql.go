@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/tidings-go/tidings"
@@ -137,9 +136,9 @@ func openPostgresSQL(config Config) (*SQL, []error) {
 	if config.DatabaseURL == "" {
 		return nil, []error{errNoURL}
 	}
-	pool, err := pgxpool.ParseConfig(config.DatabaseURL) // it knows what an address of pgx may say
+	pool, err := postgresConfig(config) // the pool's form knows more than a connection's
 	if err != nil {
-		return nil, []error{errBadURL}
+		return nil, []error{err}
 	}
 	db := stdlib.OpenDB(*pool.ConnConfig)
 	db.SetMaxIdleConns(idleConnections)

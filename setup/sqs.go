@@ -78,11 +78,16 @@ func queueURLs(list string) (sqs.QueueURLResolver, error) {
 		return nil, nil
 	}
 	queues := make(map[string]string)
+	n := 0
 	for pair := range strings.SplitSeq(list, ",") {
+		n++
 		eventType, queue, found := strings.Cut(strings.TrimSpace(pair), "=")
 		u, err := url.Parse(queue)
 		if !found || eventType == "" || err != nil || u.Host == "" || !strings.HasPrefix(u.Scheme, "http") {
-			return nil, fmt.Errorf("SQS_QUEUE_URLS: %q is not event.type=https://…", strings.TrimSpace(pair))
+			return nil, fmt.Errorf("SQS_QUEUE_URLS: %s is not event.type=https://…", unlessSecret(list, strings.TrimSpace(pair), n))
+		}
+		if u.User != nil || beyondHost(u) {
+			return nil, fmt.Errorf("SQS_QUEUE_URLS: the URL of pair %d has a user: credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", n)
 		}
 		queues[eventType] = queue
 	}
@@ -94,6 +99,15 @@ func queueURLs(list string) (sqs.QueueURLResolver, error) {
 	}, nil
 }
 
+// unlessSecret is what a person wrote, for a complaint, unless the list may have a
+// user and a password in it: a password with a comma lies in two pairs.
+func unlessSecret(list, pair string, n int) string {
+	if strings.Contains(list, "@") {
+		return fmt.Sprintf("pair %d", n)
+	}
+	return strconv.Quote(pair)
+}
+
 // amazonConfig is the configuration of the machine with what the variables say. A
 // server on this machine needs neither region nor credentials.
 func amazonConfig(config Config) (aws.Config, error) {
@@ -103,6 +117,9 @@ func amazonConfig(config Config) (aws.Config, error) {
 		u, err := url.Parse(config.AWSEndpointURL)
 		if err != nil || u.Host == "" || !strings.HasPrefix(u.Scheme, "http") {
 			return aws.Config{}, errors.New("AWS_ENDPOINT_URL is not http://host:port or https://host")
+		}
+		if u.User != nil || beyondHost(u) {
+			return aws.Config{}, errors.New("AWS_ENDPOINT_URL has a user: credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 		}
 		load = append(load, awsconfig.WithBaseEndpoint(config.AWSEndpointURL))
 		if address := net.ParseIP(u.Hostname()); u.Hostname() == "localhost" || address != nil && address.IsLoopback() {

@@ -71,6 +71,9 @@ func (s SASL) GoString() string { return "kafka.SASL{" + s.String() + "}" }
 // LogValue implements [slog.LogValuer] without the password.
 func (s SASL) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
+// MarshalText writes String, in JSON too.
+func (s SASL) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // Options configures a [Driver]. Only Brokers is required.
 type Options struct {
 	// Brokers are addresses to start from, "host:port". The others of the
@@ -164,6 +167,9 @@ func (o Options) String() string {
 
 // GoString is String: %#v shows no secret either.
 func (o Options) GoString() string { return "kafka.Options{" + o.String() + "}" }
+
+// MarshalText writes String, in JSON too.
+func (o Options) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
 var legalName = regexp.MustCompile(`^[a-zA-Z0-9._-]*$`)
 

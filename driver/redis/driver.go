@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -39,6 +40,17 @@ type Options struct {
 	// Defaults to 5 seconds.
 	ReconnectInterval time.Duration
 }
+
+// String names servers, user and namespace, and no secret.
+func (o Options) String() string {
+	return fmt.Sprintf("redis %s, user %q, TLS %t, namespace %q", strings.Join(o.Client.InitAddress, ","), o.Client.Username, o.Client.TLSConfig != nil, o.Namespace)
+}
+
+// GoString is String: %#v shows no secret either.
+func (o Options) GoString() string { return "redis.Options{" + o.String() + "}" }
+
+// MarshalText writes String, in JSON too.
+func (o Options) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
 func (o Options) withDefaults() Options {
 	o.MaxBytes = cmp.Or(o.MaxBytes, 64<<20)

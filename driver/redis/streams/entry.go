@@ -13,7 +13,7 @@ import (
 // entry is one entry of a stream.
 type entry struct {
 	id     id
-	fields []rueidis.RedisMessage // names and values; nil when it was trimmed
+	fields []string // names and values; nil when it was trimmed
 }
 
 // parseEntries reads what XREADGROUP returns for one stream.
@@ -38,7 +38,7 @@ func parseEntries(result rueidis.RedisResult) ([]entry, error) {
 		if pair[1].IsNil() {
 			continue
 		}
-		if entries[n].fields, err = pair[1].ToArray(); err != nil {
+		if entries[n].fields, err = pair[1].AsStrSlice(); err != nil {
 			return nil, fmt.Errorf("entry %s: %w", text, err)
 		}
 	}
@@ -51,8 +51,7 @@ func (e *entry) message(channel string) (m driver.Message, giveUp string) {
 	m.Headers = make(driver.Headers, 0, len(e.fields)/2)
 	found := false
 	for n := 0; n+1 < len(e.fields); n += 2 {
-		name, _ := e.fields[n].ToString()
-		value, _ := e.fields[n+1].ToString()
+		name, value := e.fields[n], e.fields[n+1]
 		m.Size += len(name) + len(value)
 		switch name {
 		case wire.FieldBody:

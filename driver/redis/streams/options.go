@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -50,6 +51,17 @@ type Options struct {
 	// entries from being trimmed. Defaults to 7 days.
 	UnknownGroupGrace time.Duration
 }
+
+// String names servers, user and namespace, and no secret.
+func (o Options) String() string {
+	return fmt.Sprintf("streams %s, user %q, TLS %t, namespace %q", strings.Join(o.Client.InitAddress, ","), o.Client.Username, o.Client.TLSConfig != nil, o.Namespace)
+}
+
+// GoString is String: %#v shows no secret either.
+func (o Options) GoString() string { return "streams.Options{" + o.String() + "}" }
+
+// MarshalText writes String, in JSON too.
+func (o Options) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
 
 func (o Options) withDefaults() Options {
 	o.LeaseTime = cmp.Or(o.LeaseTime, 10*time.Second)

@@ -23,11 +23,14 @@ const (
 // NamespaceForm is what a namespace may look like.
 var NamespaceForm = regexp.MustCompile(`^[A-Za-z0-9._-]{0,100}$`)
 
-// Fields are the fields and values of an entry.
+// Fields are the fields and values of an entry. Headers with the names of the
+// entry's own fields are left out: they would be read as those.
 func Fields(headers driver.Headers, key string, body []byte) []string {
 	fields := make([]string, 0, 2*len(headers)+4)
 	for _, h := range headers {
-		fields = append(fields, h.Name, h.Value)
+		if h.Name != FieldBody && h.Name != FieldKey {
+			fields = append(fields, h.Name, h.Value)
+		}
 	}
 	if key != headers.Get(driver.HeaderAggregateID) {
 		fields = append(fields, FieldKey, key)
@@ -51,19 +54,19 @@ func PutDeadLetter(ctx context.Context, client rueidis.Client, stream string, le
 func ParseDeadLetter(fields []string) (driver.DeadLetter, error) {
 	var headers driver.Headers
 	var body []byte
-	key := ""
+	key, keyed := "", false
 	for n := 0; n+1 < len(fields); n += 2 {
 		switch fields[n] {
 		case FieldBody:
 			body = []byte(fields[n+1])
 		case FieldKey:
-			key = fields[n+1]
+			key, keyed = fields[n+1], true
 		default:
 			headers = append(headers, driver.Header{Name: fields[n], Value: fields[n+1]})
 		}
 	}
 	letter, err := driver.ParseDeadLetter(headers, body)
-	if key != "" {
+	if keyed {
 		letter.AggregateID = key
 	}
 	return letter, err
