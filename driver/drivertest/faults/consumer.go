@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
 )
 
 // consume handles until ctx ends.
 func (p *process) consume(ctx context.Context) error {
 	d := p.parts.Driver
-	if p.trap.Point == AfterCommitBeforeSettle {
-		d = &trappedDriver{d, p.trap}
+	if _, direct := d.(driver.Direct); !direct {
+		d = &watchedDriver{d, p}
 	}
 	b := p.bus(d, &chronicler{p.journal})
 	options := p.parts.Subscribe
@@ -68,8 +69,8 @@ func (p *process) handle(ctx context.Context, e tidings.Event[StepPayload], effe
 type chronicler struct{ journal *journal }
 
 var words = map[tidings.Kind]string{
-	tidings.Received: wordReceived, tidings.Started: wordStarted, tidings.Handled: wordHandled, tidings.Retried: wordFailed, tidings.Blocked: wordFailed,
-	tidings.Deduplicated: wordDeduplicated, tidings.DeadLettered: wordDead, tidings.Discarded: wordDiscarded, tidings.Settled: wordSettled,
+	tidings.Started: wordStarted, tidings.Handled: wordHandled, tidings.Retried: wordFailed, tidings.Blocked: wordFailed,
+	tidings.Deduplicated: wordDeduplicated, tidings.DeadLettered: wordDead, tidings.Discarded: wordDiscarded,
 	tidings.StoreFailed: wordStoreFailed, tidings.GuardClosed: wordGuard,
 }
 

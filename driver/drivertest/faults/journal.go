@@ -18,17 +18,17 @@ const (
 	wordSent         = "sent"         // a relay is about to send
 	wordMarked       = "marked"       // and has taken the row out
 	wordReady        = "ready"        // a consumer has joined
-	wordReceived     = "received"     // and so on: what the engine tells its observers
-	wordStarted      = "started"      //
+	wordReceived     = "received"     // its driver has delivered; the reason is the source
+	wordSettled      = "settled"      // and knows that it is finished
+	wordStarted      = "started"      // and so on: what the engine tells its observers
 	wordHandled      = "handled"      //
 	wordFailed       = "failed"       // the attempt is over, another will come
 	wordDeduplicated = "deduplicated" //
 	wordDead         = "dead"         //
 	wordDiscarded    = "discarded"    //
-	wordSettled      = "settled"      // with a count
 	wordStoreFailed  = "store-failed" //
 	wordGuard        = "guard"        // the outage guard closed
-	wordFault        = "fault"        // the trial: a fault hits this process now
+	wordFault        = "fault"        // a fault hits this process now; the reason is the source that it has lost, or empty for all
 	wordDied         = "died"         // the trial: the process is gone
 )
 

@@ -29,6 +29,7 @@ CREATE TABLE IF NOT EXISTS entries (
 	aggregate text NOT NULL, count integer NOT NULL, reason text NOT NULL, at integer NOT NULL
 );
 CREATE INDEX IF NOT EXISTS entries_by_id ON entries (run, id, word, at);
+CREATE INDEX IF NOT EXISTS entries_by_word ON entries (run, word, id);
 CREATE INDEX IF NOT EXISTS entries_by_process ON entries (run, process, aggregate, at);
 CREATE TABLE IF NOT EXISTS published (run text NOT NULL, id text NOT NULL, aggregate text NOT NULL, number integer NOT NULL, PRIMARY KEY (run, id));
 CREATE TABLE IF NOT EXISTS effects (run text NOT NULL, id text NOT NULL, times integer NOT NULL, PRIMARY KEY (run, id));
@@ -88,11 +89,12 @@ const (
 	askDuplicates = `SELECT count(*) FILTER (WHERE word = 'deduplicated') +
 		count(*) FILTER (WHERE word = 'handled') - count(DISTINCT id) FILTER (WHERE word = 'handled') FROM entries WHERE run = ?`
 
-	// What the processes that were hit had in hand at that moment.
-	askInHand = `SELECT coalesce(sum(in_hand), 0) FROM (
-		SELECT max(0, coalesce((SELECT sum(CASE e.word WHEN 'received' THEN 1 WHEN 'sent' THEN 1 ELSE -e.count END)
-			FROM entries e WHERE e.run = f.run AND e.process = f.id AND e.at <= f.at AND e.word IN ('received', 'settled', 'sent', 'marked')), 0)) AS in_hand
-		FROM entries f WHERE f.run = ? AND f.word = 'fault')`
+	// Deliveries, and sends, that a process had in hand when a fault hit it: each
+	// may come once more.
+	askInHand = `SELECT count(*) FROM entries r WHERE r.run = ? AND r.word IN ('received', 'sent') AND EXISTS (
+		SELECT 1 FROM entries f WHERE f.run = r.run AND f.word = 'fault' AND f.id = r.process AND f.at >= r.at AND f.reason IN ('', r.reason)
+		AND NOT EXISTS (SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process
+			AND s.word IN ('settled', 'marked') AND s.at BETWEEN r.at AND f.at))`
 
 	askRepeated = `SELECT coalesce(sum(tries - 1), 0) FROM (SELECT count(*) AS tries FROM entries WHERE run = ? AND word = 'try' GROUP BY id)`
 

@@ -153,7 +153,11 @@ type markedQueue struct {
 func (q *markedQueue) Sent(ctx context.Context, group, holder string, leases []driver.Lease, rows []outbox.Row) (int, error) {
 	n, err := q.Queue.Sent(ctx, group, holder, leases, rows)
 	if err == nil {
-		q.journal.write(entry{word: wordMarked, count: n})
+		marked := make([]entry, len(rows))
+		for at, r := range rows {
+			marked[at] = entry{word: wordMarked, id: r.ID}
+		}
+		q.journal.write(marked...)
 	}
 	return n, err
 }
@@ -213,6 +217,23 @@ func (p *Process) Kill() {
 		p.trial.Errorf("kill %s: %v", p.Process, err)
 	}
 	<-p.ended
+}
+
+// Freeze stops the process as SIGSTOP does: it is there, and does nothing.
+func (p *Process) Freeze() {
+	p.trial.Helper()
+	p.Fault()
+	if err := p.command.Process.Signal(signalStop); err != nil {
+		p.trial.Errorf("stop %s: %v", p.Process, err)
+	}
+}
+
+// Thaw lets it go on as if nothing had been.
+func (p *Process) Thaw() {
+	p.trial.Helper()
+	if err := p.command.Process.Signal(signalContinue); err != nil {
+		p.trial.Errorf("continue %s: %v", p.Process, err)
+	}
 }
 
 // Fault tells the ledger that a fault hits the process now: what it has in hand

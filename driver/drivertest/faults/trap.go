@@ -124,37 +124,3 @@ func (s *trappedStore[TX]) Transact(ctx context.Context, fn func(context.Context
 		return err
 	})
 }
-
-// trappedDriver has consumers that are killed when the engine settles.
-type trappedDriver struct {
-	driver.Driver
-	trap *Trap
-}
-
-func (d *trappedDriver) Subscribe(ctx context.Context, s driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
-	consumer, err := d.Driver.Subscribe(ctx, s, sink)
-	if err != nil {
-		return nil, err
-	}
-	return &trappedConsumer{consumer, d.trap}, nil
-}
-
-// PutDeadLetter keeps what an embedded interface hides.
-func (d *trappedDriver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) error {
-	return d.Driver.(driver.DeadLetters).PutDeadLetter(ctx, letter)
-}
-
-type trappedConsumer struct {
-	driver.Consumer
-	trap *Trap
-}
-
-func (c *trappedConsumer) Settle(ctx context.Context, settlements []driver.Settlement) error {
-	for _, s := range settlements {
-		if s.Outcome == driver.Finished {
-			c.trap.At(AfterCommitBeforeSettle)
-			break
-		}
-	}
-	return c.Consumer.Settle(ctx, settlements)
-}

@@ -153,7 +153,7 @@ func (t *Trial) Drain(patience time.Duration) {
 	t.Helper()
 	t.read()
 	t.askCommitted()
-	t.Wait(patience, func() bool {
+	drained := t.Wait(patience, func() bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		for id := range t.published {
@@ -163,7 +163,19 @@ func (t *Trial) Drain(patience time.Duration) {
 		}
 		return true
 	})
+	if !drained && os.Getenv(variableKeep) != "" {
+		for _, p := range t.all() { // where they are stuck is worth more than their good end
+			if !p.Gone() {
+				_ = p.command.Process.Signal(signalDump)
+				<-p.ended
+				t.Logf("%s:\n%s", p.Process, p.output)
+			}
+		}
+	}
 }
+
+// variableKeep names a folder for the journals of trials that failed.
+const variableKeep = "TIDINGS_FAULTS_KEEP"
 
 // askCommitted asks the application's database what was committed, where there
 // are transactions: it knows better than the publishers that died.
@@ -236,9 +248,9 @@ func (t *Trial) Judge() Verdict {
 
 // keep copies the journals to where a person can read them.
 func (t *Trial) keep() {
-	to := os.Getenv("TIDINGS_FAULTS_KEEP")
+	to := os.Getenv(variableKeep)
 	if to == "" {
-		t.Logf("set TIDINGS_FAULTS_KEEP to a folder to keep the journals")
+		t.Logf("set %s to a folder to keep the journals", variableKeep)
 		return
 	}
 	to = filepath.Join(to, strings.ReplaceAll(t.World.Name+"-"+t.Fault, " ", "-"))
