@@ -50,6 +50,14 @@ memory: ## Measure that memory stays bounded under what ought to fill it
 bench: ## Measure against the floor and the raw client, in one run
 	scripts/bench
 
+.PHONY: ledger
+ledger: ## Kill processes at named points, thirty times each, and write what the ledger counts into docs/guarantees.md
+	scripts/faults ledger $(FLAGS)
+
+.PHONY: faults
+faults: ## Put every driver through every fault and write what the ledger counts into docs/guarantees.md
+	scripts/faults all $(FLAGS)
+
 .PHONY: mutants
 mutants: ## Break the code on purpose and see that a test notices
 	go run ./scripts/mutants

@@ -1,0 +1,88 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
+)
+
+// consume handles until ctx ends.
+func (p *process) consume(ctx context.Context) error {
+	d := p.parts.Driver
+	if _, direct := d.(driver.Direct); !direct {
+		d = &watchedDriver{d, p}
+	}
+	b := p.bus(d, &chronicler{p.journal})
+	options := p.parts.Subscribe
+	if d.Features().History {
+		options.StartAt = tidings.StartBeginning
+	}
+	reaction := StepTaken.On(func(ctx context.Context, e tidings.Event[StepPayload]) error {
+		return p.handle(ctx, e, func(context.Context) error { return nil })
+	})
+	if p.parts.React != nil {
+		reaction = p.parts.React(p.handle)
+	}
+	if err := b.Module("faults").Subscribe("work", &options, reaction); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	if b.Ready(ctx) == nil {
+		p.journal.write(entry{word: wordReady})
+	}
+	return <-done
+}
+
+// errPoison is what a poisoned event meets.
+var errPoison = errors.New("this number cannot be handled")
+
+// handle is the application's handler.
+func (p *process) handle(ctx context.Context, e tidings.Event[StepPayload], effect func(context.Context) error) error {
+	number := e.Payload().Number
+	if p.Work.PoisonEvery > 0 && number%p.Work.PoisonEvery == p.Work.PoisonEvery-1 {
+		return tidings.Permanent(errPoison)
+	}
+	if p.Work.CrashAggregate == e.AggregateID() && p.Work.CrashNumber == number {
+		die()
+	}
+	if p.Work.SlowEvery > 0 && number%p.Work.SlowEvery == p.Work.SlowEvery-1 {
+		Pause(p.Work.SlowFor) // whatever its context says
+	}
+	if p.Work.Takes > 0 {
+		timer := time.NewTimer(p.Work.Takes)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return fmt.Errorf("faults: %w", context.Cause(ctx))
+		}
+	}
+	return effect(ctx)
+}
+
+// chronicler writes into the journal what the engine tells.
+type chronicler struct{ journal *journal }
+
+var words = map[tidings.Kind]string{
+	tidings.Started: wordStarted, tidings.Handled: wordHandled, tidings.Retried: wordFailed, tidings.Blocked: wordFailed,
+	tidings.Deduplicated: wordDeduplicated, tidings.DeadLettered: wordDead, tidings.Discarded: wordDiscarded,
+	tidings.StoreFailed: wordStoreFailed, tidings.GuardClosed: wordGuard,
+}
+
+// Observe implements [tidings.Observer].
+func (c *chronicler) Observe(_ context.Context, o tidings.Observation) {
+	word, known := words[o.Kind]
+	if !known {
+		return
+	}
+	reason := o.Reason
+	if o.Err != nil {
+		reason += " " + o.Err.Error()
+	}
+	c.journal.write(entry{word: word, id: o.ID, place: Step{Aggregate: o.AggregateID}, count: o.Count, reason: reason})
+}

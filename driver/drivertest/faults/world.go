@@ -1,0 +1,97 @@
+package faults
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/outbox"
+)
+
+// StepPayload is the payload of every event of the suite.
+type StepPayload struct {
+	Number int    `json:"number"`
+	Text   string `json:"text,omitempty"`
+}
+
+// StepTaken is the contract of the suite. Its module is "faults", its subscription
+// "faults.work".
+var StepTaken = tidings.Define[StepPayload]("faults.step.taken", 1, tidings.Repeatable)
+
+// Place says where a process finds what it works with.
+type Place struct {
+	// Namespace is that of the trial: a prefix of topics, a schema, the path of a
+	// file.
+	Namespace string
+	// Broker and Database are addresses: the trial may have put a proxy, or a
+	// server of its own, there.
+	Broker   string
+	Database string
+}
+
+// World is one driver with its broker, as the suite reaches it.
+type World struct {
+	// Name is the word for the driver in the table, and in orders to processes.
+	Name string
+	// Enter makes what a process of the suite works with. It is called in every
+	// process. What it wraps with the trap kills the process at a named point.
+	Enter func(ctx context.Context, place Place, trap *Trap) (*Parts, error)
+	// Prepare makes a place for one trial, empty, and cleans up with t.Cleanup.
+	Prepare func(t testing.TB) Place
+	// Effects returns how often each event's effect is in the application's
+	// database. Nil: handlers have no effects there.
+	Effects func(ctx context.Context, place Place) (map[string]int, error)
+}
+
+// Parts is what one process works with.
+type Parts struct {
+	Driver driver.Driver
+	// Options and Subscribe are those of the bus and the subscription; the suite
+	// adds its observer and its logger.
+	Options   tidings.Options
+	Subscribe tidings.SubscribeOptions
+	// React makes the reaction: its handler calls handle, which calls effect once
+	// where the effect belongs. Nil: a plain handler without effects.
+	React func(handle func(ctx context.Context, e tidings.Event[StepPayload], effect func(context.Context) error) error) tidings.Reaction
+	// Commit publishes the events in a transaction of the application, together
+	// with rows that say so; before is called before the commit. Nil: Publish.
+	Commit func(ctx context.Context, bus *tidings.Bus, events []tidings.DomainEvent, before func()) error
+	// Committed returns what Commit has committed. Needed where there is Commit.
+	Committed func(ctx context.Context) ([]Step, error)
+	// Queue is the outbox that a relay process sends to Driver. Nil: there is none.
+	Queue outbox.Queue
+	// Relay are the options of that relay.
+	Relay outbox.Options
+	// Close releases what the parts share, after the bus.
+	Close func()
+}
+
+// Load is what publishers do.
+type Load struct {
+	// Aggregates is of each publisher; Batch is how many events one call or
+	// transaction has; Pause is between two of them.
+	Aggregates int
+	Batch      int
+	Pause      time.Duration
+	// Events is how many one publisher publishes in all; 0: until it is stopped.
+	Events int
+	// Bytes is the size of the text in each event.
+	Bytes int
+}
+
+// Work is what handlers do.
+type Work struct {
+	// Takes is how long a handler works.
+	Takes time.Duration
+	// PoisonEvery makes every n-th number of an aggregate fail for good.
+	PoisonEvery int
+	// CrashOn is the number of an aggregate whose handler ends the process, on the
+	// aggregate named.
+	CrashAggregate string
+	CrashNumber    int
+	// SlowNumber's handler takes SlowFor, and ignores its context.
+	SlowEvery int
+	SlowFor   time.Duration
+}

@@ -1,0 +1,176 @@
+package guarantees
+
+import (
+	"context"
+	"database/sql"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/driver/drivertest/faults"
+	"github.com/tidings-go/tidings/driver/kafka"
+	"github.com/tidings-go/tidings/driver/sqldb"
+	"github.com/tidings-go/tidings/outbox"
+)
+
+func TestMain(m *testing.M) {
+	faults.Main(onPostgresWorld, onSQLiteWorld, outboxWorld)
+	flag.Parse()
+	os.Exit(m.Run())
+}
+
+// The settings of every process, short enough for a test and printed with the
+// results.
+const (
+	leaseTime      = time.Second
+	sessionTimeout = 3 * time.Second
+)
+
+// subscribe are the options of every subscription. MaxCrashes is high: the kills
+// are ours, and no event is to blame.
+func subscribe() tidings.SubscribeOptions {
+	return tidings.SubscribeOptions{MaxCrashes: 1000, Backoff: tidings.Backoff{Initial: 50 * time.Millisecond, Max: time.Second}}
+}
+
+// The database is the bus: publishers commit with their events in one transaction,
+// consumers number and read, handlers write in the transaction of the inbox.
+var onPostgresWorld = faults.World{
+	Name: "postgres",
+	Enter: func(ctx context.Context, place faults.Place, trap *faults.Trap) (*faults.Parts, error) {
+		return databaseParts(ctx, "postgres", place, trap, onPostgres)
+	},
+	Prepare: func(t testing.TB) faults.Place { return newSchema(t, drivertest.Server(t, "TIDINGS_POSTGRES_URL")) },
+	Effects: effectsOf(onPostgres),
+}
+
+var onSQLiteWorld = faults.World{
+	Name: "sqlite",
+	Enter: func(ctx context.Context, place faults.Place, trap *faults.Trap) (*faults.Parts, error) {
+		return databaseParts(ctx, "sqlite", place, trap, onFile)
+	},
+	Prepare: func(t testing.TB) faults.Place { return newFile(t) },
+	Effects: effectsOf(onFile),
+}
+
+func databaseParts[TX any](ctx context.Context, name string, place faults.Place, trap *faults.Trap, open func(context.Context, faults.Place) (*application[TX], error)) (*faults.Parts, error) {
+	a, err := open(ctx, place)
+	if err != nil {
+		return nil, err
+	}
+	d, err := sqldb.New(sqldb.Options{Name: name, Log: trap.Log(a.store.Log(), a.store.Status), LeaseTime: leaseTime, PollInterval: 100 * time.Millisecond})
+	if err != nil {
+		return nil, err
+	}
+	return &faults.Parts{Driver: d, Subscribe: subscribe(), React: a.react(trap), Commit: a.commit, Committed: a.committed, Close: a.close}, nil
+}
+
+func effectsOf[TX any](open func(context.Context, faults.Place) (*application[TX], error)) func(context.Context, faults.Place) (map[string]int, error) {
+	return func(ctx context.Context, place faults.Place) (map[string]int, error) {
+		a, err := open(ctx, place)
+		if err != nil {
+			return nil, err
+		}
+		defer a.close()
+		return a.effects(ctx)
+	}
+}
+
+// outboxWorld: publishers commit into PostgreSQL, relays send to Kafka, handlers
+// write into PostgreSQL in the transaction of the inbox.
+var outboxWorld = faults.World{
+	Name: "postgres, kafka, postgres",
+	Enter: func(ctx context.Context, place faults.Place, trap *faults.Trap) (*faults.Parts, error) {
+		a, err := onPostgres(ctx, place)
+		if err != nil {
+			return nil, err
+		}
+		d, err := newKafka(place)
+		if err != nil {
+			return nil, err
+		}
+		return &faults.Parts{
+			Driver: d, Subscribe: subscribe(), React: a.react(trap), Commit: a.commit, Committed: a.committed, Close: a.close,
+			Queue: trap.Queue(a.store), Relay: outbox.Options{LeaseTime: leaseTime, Batch: 50},
+		}, nil
+	},
+	Prepare: func(t testing.TB) faults.Place {
+		addresses := drivertest.Server(t, "KAFKA_BROKERS")
+		place := newSchema(t, drivertest.Server(t, "TIDINGS_POSTGRES_URL"))
+		place.Broker = addresses
+		t.Cleanup(func() { removeKafka(t, place) })
+		return place
+	},
+	Effects: effectsOf(onPostgres),
+}
+
+func newKafka(place faults.Place) (driver.Driver, error) {
+	return kafka.New(kafka.Options{
+		Brokers: strings.Split(place.Broker, ","), Namespace: place.Namespace, Partitions: 4, Provision: kafka.ProvisionAlways, ReplicationFactor: 1,
+		SessionTimeout: sessionTimeout, RebalanceTimeout: 5 * time.Second,
+		ClientOptions: []kgo.Opt{kgo.HeartbeatInterval(200 * time.Millisecond)},
+	})
+}
+
+// removeKafka deletes the topics and groups of a place.
+func removeKafka(t testing.TB, place faults.Place) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(strings.Split(place.Broker, ",")...))
+	if err != nil {
+		t.Log(err)
+		return
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	topics, err := admin.ListTopics(ctx)
+	if err != nil {
+		t.Log(err)
+		return
+	}
+	for _, name := range topics.Names() {
+		if strings.HasPrefix(name, place.Namespace+".") {
+			if _, err := admin.DeleteTopics(ctx, name); err != nil {
+				t.Log(err)
+			}
+		}
+	}
+	groups, err := admin.ListGroups(ctx)
+	if err != nil {
+		t.Log(err)
+		return
+	}
+	for _, name := range groups.Groups() {
+		if strings.HasPrefix(name, place.Namespace+".") {
+			if _, err := admin.DeleteGroups(ctx, name); err != nil {
+				t.Log(err)
+			}
+		}
+	}
+}
+
+// newLedger opens a ledger of the test's own.
+func newLedger(t testing.TB) *faults.Ledger {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	db, err := sql.Open("sqlite", fmt.Sprintf("file:%s?_pragma=journal_mode(WAL)&_pragma=synchronous(OFF)&_pragma=busy_timeout(10000)&_txlock=immediate", path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	ledger, err := faults.OpenLedger(t.Context(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ledger
+}
