@@ -132,6 +132,12 @@ func (g *DeadLetterGroups) Largest(limit int) []DeadLetterGroup {
 	return all[:min(max(limit, 0), len(all))]
 }
 
+// DeadLetterKeeper is implemented by a driver whose own place for dead letters is a
+// store. Nil when it is none.
+type DeadLetterKeeper interface {
+	DeadLetterStore() DeadLetterStore
+}
+
 // Locator is implemented by a consumer of a driver with [Features.Sources]. It
 // may be called at once.
 type Locator interface {
