@@ -234,6 +234,9 @@ func (s *subscription) retryItem(l *driver.StoredDeadLetter) *item {
 		d.Value = e.record()
 	}
 	i := s.newItem(&d)
+	if i.wire != nil && i.stage != stageDead && l.ID != "" && l.Reason != "undecodable" {
+		i.id = l.ID // an event without an id of its own was given one, which it keeps
+	}
 	i.stored, i.letter = true, &redriven{StoredDeadLetter: *l}
 	return i
 }
