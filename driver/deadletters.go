@@ -138,6 +138,18 @@ type DeadLetterKeeper interface {
 	DeadLetterStore() DeadLetterStore
 }
 
+// DeadLetterReader is implemented by a driver whose own place for dead letters is a
+// topic or queue that is read from one end.
+type DeadLetterReader interface {
+	// ReadDeadLetters hands what lies in that place for the subscriptions to keep,
+	// batch by batch, until ctx ends; then it returns nil. What keep returned nil for
+	// is read; after an error of keep the same comes again, and it may come again
+	// after a crash. Letters have at least subscription, channel, FailedAt, and a
+	// type or an id. Several instances share the work. Outages are waited out;
+	// another error is for good.
+	ReadDeadLetters(ctx context.Context, subscriptions []Subscription, keep func(ctx context.Context, letters []DeadLetter) error) error
+}
+
 // Locator is implemented by a consumer of a driver with [Features.Sources]. It
 // may be called at once.
 type Locator interface {
