@@ -43,7 +43,11 @@ type Bus struct {
 	storing     context.Context
 	stopStoring context.CancelFunc
 	closed      atomic.Bool
-	draining    atomic.Bool  // without durability: only handlers publish
+	draining    atomic.Bool // without durability: only handlers publish
+	// letters is where dead letters are marked for retry, or nil; redriveMore has a
+	// value when a subscription has room for more of them.
+	letters     driver.DeadLetterStore
+	redriveMore chan struct{}
 	publishing  atomic.Int64 // calls of Publish under way, without durability
 	enqueued    atomic.Int64
 
@@ -81,7 +85,9 @@ func New(d driver.Driver, options *Options) *Bus {
 		contracts: make(map[contractName]*definition),
 		ready:     make(chan struct{}),
 		ended:     make(chan struct{}),
-		values:    context.Background(),
+
+		redriveMore: make(chan struct{}, 1),
+		values:      context.Background(),
 	}
 	if d != nil {
 		b.features = d.Features()
@@ -281,6 +287,7 @@ func (b *Bus) connect(ctx context.Context) error {
 			return fmt.Errorf("tidings: driver %s: %w", b.driver.Name(), err)
 		}
 	}
+	b.letters = b.marks()
 	local := claims.New(b.clock, b.options.LocalClaims)
 	var processLocal []string
 	for _, s := range b.subscriptions {
@@ -363,6 +370,9 @@ func (b *Bus) turn(ctx context.Context) error {
 				close(allFailed)
 			}
 		})
+	}
+	if b.letters != nil && len(b.subscriptions) > 0 {
+		fetchers.Go(func() { b.redrive(fetching) })
 	}
 	stopRunners := b.startRunners()
 	select {

@@ -37,6 +37,10 @@ type Delivery struct {
 	// that ended without a word: the broker has delivered it more than once, or
 	// it was stored before this process was given its source.
 	Redelivered bool
+	// Retried says that the event was a dead letter and is tried again because an
+	// operator wants it, for the first time since: what was counted against it
+	// before is over.
+	Retried bool
 	// MaxCrashes is the subscription's.
 	MaxCrashes int
 	// Position says where the event lies on its broker, or "".
@@ -75,6 +79,7 @@ func DeliveryFrom(ctx context.Context) (Delivery, bool) {
 		Epoch:           i.source.epoch,
 		Fence:           i.fence,
 		Redelivered:     i.redelivered(),
+		Retried:         i.letter != nil && !i.letter.Interrupted && a.number == 1,
 		MaxCrashes:      i.subscription.options.MaxCrashes,
 		Position:        i.ref.Position(),
 		WireVersion:     i.version,

@@ -53,6 +53,7 @@ type subscription struct {
 	idle     chan struct{}
 	settler  settler
 	vitals   vitals
+	retries  retries
 	guard    guard
 	failing  atomic.Bool    // the guard has failures to remember
 	nextTurn time.Time      // when MaxRate lets the next attempt begin
@@ -293,6 +294,7 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 	}
 	if l.head != nil && l.head.source.given { // given up between two items
 		dropped := l.remove(func(i *item) bool { return i.source.given })
+		s.endLetters(dropped)
 		s.mu.Unlock()
 		s.releaseDropped(dropped)
 		s.mu.Lock()
@@ -405,7 +407,7 @@ func (s *subscription) next(l *lane, i *item, v verdict, t *tree, more bool) (ag
 	case s.returns(i, v):
 		s.giveBack(l, i, v.wait)
 		v = verdict{}
-	case s.stopping && s.bus.features.Durable && !v.done:
+	case s.stopping && (s.bus.features.Durable || i.letter != nil) && !v.done:
 		l.pop()
 		i.finished = true
 		if s.delays() {
@@ -418,6 +420,9 @@ func (s *subscription) next(l *lane, i *item, v verdict, t *tree, more bool) (ag
 		if v.settle {
 			s.settleLater(i, t)
 		}
+	}
+	if i.finished && i.letter != nil {
+		s.endLetter(i)
 	}
 	s.checkSource(i.source)
 	switch {

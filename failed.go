@@ -25,7 +25,8 @@ type HandlerFailedPayload struct {
 // Options.AnnounceFailures is set: an event that modules may react to as to any
 // other (tell a person, compensate, open a ticket). Its aggregate is the failed
 // event's, its id the same for the same dead letter, and the failed event its
-// cause. A failure of a subscription to HandlerFailed itself is not announced.
+// cause. A dead letter that is tried again and fails is announced again, with
+// another id, once for each time that it dies. A failure of a subscription to HandlerFailed itself is not announced.
 var HandlerFailed = Define[HandlerFailedPayload]("tidings.handler.failed", 1, Repeatable)
 
 // announce publishes that an event was given up. While that fails the lane
@@ -46,7 +47,11 @@ func (s *subscription) announce(i *item) verdict {
 			failure = trimText(failure, 1000)
 		}
 	}
-	sum := sha256.Sum256([]byte(s.name + "\n" + i.eventType() + "\n" + i.id))
+	name := s.name + "\n" + i.eventType() + "\n" + i.id
+	if i.letter != nil { // it died again
+		name = fmt.Sprintf("%s\n%s\n%s\n%d", s.name, i.letter.Type, i.letter.ID, i.letter.Times+1)
+	}
+	sum := sha256.Sum256([]byte(name))
 	e := HandlerFailed.New(aggregate, HandlerFailedPayload{
 		Subscription: s.name, EventType: i.eventType(), EventID: i.id, AggregateID: i.aggregateID,
 		Reason: i.reason, Error: failure, Attempts: i.attempts, Position: i.ref.Position(),

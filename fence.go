@@ -11,6 +11,9 @@ const clockSkew = time.Minute
 
 // redelivered reports whether an earlier process may have started the event.
 func (i *item) redelivered() bool {
+	if i.letter != nil {
+		return i.letter.Interrupted
+	}
 	if i.wire == nil {
 		return false
 	}

@@ -119,13 +119,14 @@ func (g *guard) mostFail() bool {
 }
 
 // hold lets the head of a lane start, as the probe where the guard is closed, or
-// returns how long the lane waits. The caller holds the lock.
+// returns how long the lane waits. A letter that is tried again is no probe, and
+// teaches the guard no failure: many of them fail where nothing is away. The caller holds the lock.
 func (s *subscription) hold(l *lane, i *item) (wait time.Duration) {
 	g := &s.guard
 	if !g.closed || i.stage != stageHandle {
 		return 0
 	}
-	if left := g.next.Sub(s.bus.clock.Now()); left > 0 || g.probing {
+	if left := g.next.Sub(s.bus.clock.Now()); left > 0 || g.probing || i.letter != nil {
 		l.guarded = true
 		return max(left, guardBackoff.Initial)
 	}

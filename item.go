@@ -29,6 +29,7 @@ const (
 	stagePark                  // to be put into the store of parked events
 	stageHeld                  // this handler cannot read it: wait for one that can
 	stageIgnored               // no reaction: finished unseen
+	stageResolve               // a dead letter that was handled: the store is still to be told
 )
 
 // item is one delivery on its way through the engine. Fields without a word are
@@ -39,7 +40,8 @@ type item struct {
 	lane         *lane
 	next         *item // in the lane; guarded by the subscription's lock
 	source       *source
-	tree         *tree // the Publish that will come for it, or nil
+	letter       *redriven // it was a dead letter
+	tree         *tree     // the Publish that will come for it, or nil
 
 	ref      driver.Ref
 	channel  string
@@ -341,6 +343,7 @@ func (i *item) deadLetter(now time.Time) driver.DeadLetter {
 		letter.Body = i.wire.body
 	} else {
 		letter.Value = i.value.event()
+		letter.Headers, letter.Body = i.encoded()
 	}
 	if i.failure != nil {
 		letter.Err = i.failure.Error()
@@ -349,6 +352,21 @@ func (i *item) deadLetter(now time.Time) driver.DeadLetter {
 		}
 	}
 	return letter
+}
+
+// encoded returns an event that never left the process as the codec writes it, for
+// a store that keeps bytes; nothing where there is no such store, or the codec
+// cannot.
+func (i *item) encoded() (driver.Headers, []byte) {
+	b := i.subscription.bus
+	if b.options.DeadLetters == nil {
+		return i.headers, nil
+	}
+	m := driver.Message{Key: i.aggregateID, Headers: i.headers, Value: i.value}
+	if err := b.encodeOne(&m); err != nil {
+		return i.headers, nil
+	}
+	return m.Headers, m.Body
 }
 
 func (i *item) parked(reason string, now time.Time) driver.Parked {

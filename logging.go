@@ -27,7 +27,7 @@ func logLevel(o Observation) slog.Level {
 	switch o.Kind {
 	case Published, Received, Started, Handled, Settled, Busy:
 		return slog.LevelDebug
-	case Deduplicated, Ignored, GuardOpened:
+	case Deduplicated, Ignored, GuardOpened, Redriven, Resolved:
 		return slog.LevelInfo
 	case Held, DeadLettered, Overdue, Abandoned, Blocked, GuardClosed:
 		return slog.LevelError

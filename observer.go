@@ -114,10 +114,16 @@ const (
 	GuardOpened
 	// Reported: the driver says something about the subscription.
 	Reported
+	// Redriven: a dead letter that was marked is tried again, in its lane; Reason is
+	// why it had died.
+	Redriven
+	// Resolved: a dead letter that was tried again is handled.
+	Resolved
 )
 
 var kindNames = [...]string{"", "published", "publish failed", "received", "started", "handled", "retried", "deduplicated", "duplicate differs", "busy",
-	"held", "parked", "dead-lettered", "blocked", "ignored", "unkeyed", "overdue", "abandoned", "discarded", "settled", "settle failed", "store failed", "guard closed", "guard opened", "reported"}
+	"held", "parked", "dead-lettered", "blocked", "ignored", "unkeyed", "overdue", "abandoned", "discarded", "settled", "settle failed", "store failed", "guard closed", "guard opened", "reported",
+	"redriven", "resolved"}
 
 // String returns the word that logs use.
 func (k Kind) String() string {

@@ -37,8 +37,15 @@ type Options struct {
 	// known form is read, whatever is written.
 	Codec codec.Codec
 
+	// CollectedDeadLetters is a store into which the driver's own dead letters are
+	// collected (see package deadletter): what is marked for retry there is tried
+	// again, and goes there if it fails again. Nil means DeadLetters where that is a
+	// store.
+	CollectedDeadLetters driver.DeadLetterStore
+
 	// DeadLetters is where events go that a subscription gives up on. Nil means
-	// the driver's own place.
+	// the driver's own place. Where it is a driver.DeadLetterStore, what is marked
+	// for retry in it is tried again.
 	DeadLetters driver.DeadLetters
 
 	// DrainTimeout is how long Run waits for running handlers after its context

@@ -13,10 +13,10 @@ func (s *subscription) Joined() { s.joinOnce.Do(func() { close(s.joined) }) }
 // Report implements [driver.Sink].
 func (s *subscription) Report(r driver.Report) {
 	s.remember(r)
-	if r.Kind == driver.ReportAssigned && s.store != nil {
+	if r.Kind == driver.ReportAssigned && (s.store != nil || s.bus.letters != nil) {
 		s.mu.Lock()
 		if o := s.sourceFor(&r.Source); o != nil {
-			s.assign(o) // parked events of it may be due
+			s.assign(o) // parked events of it may be due, and dead letters be tried again
 		}
 		s.mu.Unlock()
 	}
@@ -132,6 +132,7 @@ func (s *subscription) dropItems(drop func(*item) bool) (dropped []*item) {
 		if len(removed) == 0 {
 			continue
 		}
+		s.endLetters(removed)
 		dropped = append(dropped, removed...)
 		switch {
 		case l.state == laneRunning:
@@ -197,6 +198,8 @@ func (s *subscription) stop() {
 	if s.bus.features.Durable {
 		dropped = s.dropItems(func(*item) bool { return true })
 		s.returnDropped(dropped)
+	} else { // the store has them still
+		dropped = s.dropItems(func(i *item) bool { return i.letter != nil })
 	}
 	s.mu.Unlock()
 	s.releaseDropped(dropped)
@@ -236,7 +239,7 @@ func (s *subscription) halt() (abandoned int) {
 			l.timer.Stop()
 		}
 		for i := l.head; i != nil; i = i.next {
-			if !s.bus.features.Durable {
+			if !s.bus.features.Durable && i.letter == nil {
 				abandoned++
 			}
 			if i.running {

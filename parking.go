@@ -118,6 +118,7 @@ func (s *subscription) stopWait() time.Duration {
 func (s *subscription) parkArrivals(l *lane) bool {
 	s.mu.Lock()
 	owner := l.owner
+	s.endLetters(l.remove(func(i *item) bool { return i.letter != nil })) // they wait in their own store
 	var items []*item
 	for i := l.head; i != nil; i = i.next {
 		items = append(items, i)

@@ -12,6 +12,13 @@ import (
 
 // process does what the item's stage asks for. The lock is not held.
 func (s *subscription) process(i *item, t *tree) verdict {
+	if i.letter != nil {
+		return s.processLetter(i)
+	}
+	return s.processEvent(i, t)
+}
+
+func (s *subscription) processEvent(i *item, t *tree) verdict {
 	switch i.stage {
 	case stageFinish:
 		return s.finishClaim(i)
@@ -176,7 +183,7 @@ func (s *subscription) outcome(i *item, err error) verdict {
 		return verdict{wait: s.options.Backoff.Initial}
 	}
 	i.failure = err
-	if blames(err) && !s.learn(i, true) {
+	if i.letter == nil && blames(err) && !s.learn(i, true) {
 		wait := guardBackoff.Initial
 		i.observe(s.bus.values, Retried, func(o *Observation) {
 			o.Attempt, o.Duration, o.Wait, o.Err, o.Reason = a.number, took, wait, err, "guarded"
@@ -214,8 +221,8 @@ func (s *subscription) outcome(i *item, err error) verdict {
 // exhausted carries out the subscription's policy.
 func (s *subscription) exhausted(i *item, took time.Duration) verdict {
 	policy := s.options.OnExhausted
-	if i.reason == "undecodable" {
-		policy = DeadLetter // no retry and no waiting makes it readable
+	if i.reason == "undecodable" || i.letter != nil {
+		policy = DeadLetter // no retry and no waiting makes it readable; and a retried letter is one still
 	}
 	switch policy {
 	case Park:
@@ -237,6 +244,9 @@ func (s *subscription) exhausted(i *item, took time.Duration) verdict {
 
 // buryItem stores the dead letter; while that fails the lane holds.
 func (s *subscription) buryItem(i *item) verdict {
+	if i.letter != nil {
+		return s.buryAgain(i)
+	}
 	if err := s.dead.PutDeadLetter(s.bus.storing, i.deadLetter(s.bus.clock.Now())); err != nil {
 		return s.storeFailed(i, fmt.Errorf("dead letter: %w", err))
 	}

@@ -55,6 +55,9 @@ func (s *subscription) giveBack(l *lane, i *item, wait time.Duration) {
 		head := l.head
 		l.pop()
 		head.finished = true
+		if head.letter != nil {
+			s.endLetter(head)
+		}
 		s.settleAs(head, driver.Released, wait)
 	}
 }

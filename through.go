@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/tidings-go/tidings/driver"
@@ -102,6 +103,17 @@ func (b *Bus) Forward(ctx context.Context, messages []driver.Message) error {
 
 // Features is what the bus's driver can do.
 func (b *Bus) Features() driver.Features { return b.features }
+
+// Subscriptions returns what was declared so far: names, channels and types.
+func (b *Bus) Subscriptions() []driver.Subscription {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := make([]driver.Subscription, 0, len(b.subscriptions))
+	for _, s := range b.subscriptions {
+		all = append(all, driver.Subscription{Name: s.name, Channels: slices.Clone(s.channels), Types: slices.Clone(s.types), StartAt: s.options.StartAt})
+	}
+	return all
+}
 
 // DriverName is the word for the bus's driver, "" without one.
 func (b *Bus) DriverName() string {

@@ -50,6 +50,11 @@ func attempt[TX, P any](ctx context.Context, store Store[TX], fn func(context.Co
 	fail := func(what string, err error) error {
 		return fmt.Errorf("inbox: %s: %s %s: %s: %w", d.Subscription, e.Type(), e.ID(), what, err)
 	}
+	if d.Retried {
+		if err := store.End(ctx, d.Subscription, d.DedupKey); err != nil {
+			return fail("begin to count its starts anew", err)
+		}
+	}
 	if d.Redelivered {
 		starts, err := store.Start(ctx, d.Subscription, d.DedupKey)
 		if err != nil {

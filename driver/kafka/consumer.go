@@ -31,6 +31,7 @@ type consumer struct {
 	maxEvents    int
 	maxBytes     int
 	connections  connections
+	partitions   partitions
 
 	ownership sync.Mutex
 	owned     map[string]map[int32]*partition

@@ -203,6 +203,14 @@ func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, er
 	return more, next, nil
 }
 
+// SourceOf implements [driver.Locator].
+func (c *consumer) SourceOf(channel, key, _ string) string {
+	return sourceName(outbox.LeaseName(outbox.SlotOf(channel, key)))
+}
+
+// sourceName is the name of a slot as a source.
+func sourceName(lease string) string { return "slot/" + lease }
+
 func (c *consumer) owned() []*slot {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -105,6 +105,13 @@ func (d *Driver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) er
 	return d.options.Log.PutDeadLetter(ctx, letter)
 }
 
+// DeadLetterStore implements [driver.DeadLetterKeeper]: the log's own store, where it
+// is one.
+func (d *Driver) DeadLetterStore() driver.DeadLetterStore {
+	store, _ := d.options.Log.(driver.DeadLetterStore)
+	return store
+}
+
 // Check implements [driver.Checker].
 func (d *Driver) Check(ctx context.Context) error {
 	if d.isClosed() {

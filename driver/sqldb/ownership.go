@@ -120,7 +120,7 @@ func (c *consumer) adopt(ctx context.Context, leases []driver.Lease, until time.
 		lease := byNumber[p.Slot]
 		slots = append(slots, &slot{
 			number: p.Slot, lease: lease, since: p.Since, until: until, cursor: p.Position,
-			source: driver.Source{Name: "slot/" + lease.Name, Epoch: lease.Epoch},
+			source: driver.Source{Name: sourceName(lease.Name), Epoch: lease.Epoch},
 			window: window.New(p.Position, window.Decode(p.Position, p.Finished), c.maxEvents),
 		})
 	}

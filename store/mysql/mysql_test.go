@@ -169,3 +169,46 @@ func TestMigrations(t *testing.T) {
 		}
 	})
 }
+
+func TestManyDeadLetters(t *testing.T) {
+	name := made(t)
+	db := pool(t, name)
+	storetest.ManyDeadLetters(t, storetest.Many{
+		Store: open(t, nil).DeadLetters(), Table: "tidings_dead_letters", Whole: "whole table", Analyze: "ANALYZE TABLE tidings_dead_letters",
+		Exec: func(t *testing.T, statement string) {
+			if _, err := db.ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Plan: func(t *testing.T, query string) (plan string) {
+			rows, err := db.QueryContext(t.Context(), "EXPLAIN "+query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rows.Close()
+			columns, err := rows.Columns()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for rows.Next() {
+				values, into := make([]sql.NullString, len(columns)), make([]any, len(columns))
+				for n := range values {
+					into[n] = &values[n]
+				}
+				if err := rows.Scan(into...); err != nil {
+					t.Fatal(err)
+				}
+				for n, column := range columns {
+					plan += column + "=" + values[n].String + " "
+					if column == "type" && values[n].String == "ALL" {
+						plan += "(whole table) "
+					}
+				}
+			}
+			if err := rows.Err(); err != nil {
+				t.Fatal(err)
+			}
+			return plan
+		},
+	})
+}

@@ -208,3 +208,28 @@ func TestMigrations(t *testing.T) {
 		}
 	})
 }
+
+func TestManyDeadLetters(t *testing.T) {
+	p := pool(t)
+	s := open(t, p, postgres.Options{})
+	table := schema(t, p) + ".tidings_dead_letters"
+	storetest.ManyDeadLetters(t, storetest.Many{
+		Store: s.DeadLetters(), Table: table, Whole: "Seq Scan", Analyze: "VACUUM ANALYZE " + table,
+		Exec: func(t *testing.T, statement string) {
+			if _, err := p.Exec(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Plan: func(t *testing.T, query string) string {
+			rows, err := p.Query(t.Context(), "EXPLAIN "+query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.Join(lines, "\n")
+		},
+	})
+}

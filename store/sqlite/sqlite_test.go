@@ -143,3 +143,37 @@ func lines(t *testing.T, db *sql.DB, query string) (all []string) {
 	}
 	return all
 }
+
+func TestManyDeadLetters(t *testing.T) {
+	s := file(t, filepath.Join(t.TempDir(), "many.db"), nil)
+	storetest.ManyDeadLetters(t, storetest.Many{
+		Store: s.DeadLetters(), Table: "tidings_dead_letters", Whole: "whole table", Analyze: "ANALYZE",
+		Exec: func(t *testing.T, statement string) {
+			if _, err := s.DB().ExecContext(t.Context(), statement); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Plan: func(t *testing.T, query string) (plan string) {
+			rows, err := s.DB().QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rows.Close()
+			for rows.Next() {
+				var id, parent, unused int
+				var detail string
+				if err := rows.Scan(&id, &parent, &unused, &detail); err != nil {
+					t.Fatal(err)
+				}
+				if strings.HasPrefix(detail, "SCAN") && !strings.Contains(detail, "INDEX") {
+					detail += " (whole table)"
+				}
+				plan += detail + "\n"
+			}
+			if err := rows.Err(); err != nil {
+				t.Fatal(err)
+			}
+			return plan
+		},
+	})
+}

@@ -32,6 +32,13 @@ func DeadLetters(t *testing.T, open func(t *testing.T) driver.DeadLetterStore) {
 		"dead again":    deadAgain,
 		"a lease ends":  aLeaseEnds,
 		"what is wrong": whatIsWrong,
+		"collected":     collected,
+		"grouped":       grouped,
+		"owned":         owned,
+		"leased":        leased,
+		"history":       history,
+		"pruned":        pruned,
+		"changed since": changedSince,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t), open(t)) })
 	}
@@ -57,16 +64,20 @@ func get(t *testing.T, s driver.DeadLetterStore, subscription, key string) drive
 
 func mark(t *testing.T, s driver.DeadLetterStore, state driver.DeadLetterState, note string, keys ...string) int {
 	t.Helper()
-	n, err := s.MarkDeadLetters(t.Context(), "x.y", keys, state, note)
+	marks := make([]driver.DeadLetterMark, len(keys))
+	for n, key := range keys {
+		marks[n].Key = key
+	}
+	marked, err := s.MarkDeadLetters(t.Context(), "x.y", marks, state, note)
 	if err != nil {
 		t.Fatalf("MarkDeadLetters: %v", err)
 	}
-	return n
+	return len(marked)
 }
 
 func take(t *testing.T, s driver.DeadLetterStore, limit int, lease time.Duration) (ids []string) {
 	t.Helper()
-	taken, err := s.TakeDeadLetters(t.Context(), "x.y", limit, lease)
+	taken, err := s.TakeDeadLetters(t.Context(), "x.y", nil, limit, lease)
 	if err != nil {
 		t.Fatalf("TakeDeadLetters: %v", err)
 	}
@@ -227,7 +238,7 @@ func takenByOne(t *testing.T, one, two driver.DeadLetterStore) {
 		}
 		all.Go(func() {
 			for {
-				taken, err := s.TakeDeadLetters(t.Context(), "x.y", 3, time.Minute)
+				taken, err := s.TakeDeadLetters(t.Context(), "x.y", nil, 3, time.Minute)
 				if err != nil || len(taken) > 3 {
 					t.Errorf("%d taken: %v", len(taken), err)
 				}
@@ -288,7 +299,211 @@ func aLeaseEnds(t *testing.T, one, two driver.DeadLetterStore) {
 	if got := take(t, two, 1, leaseTime); len(got) != 0 {
 		t.Fatalf("another was given it too: %v", got)
 	}
-	eventually(t, "the lease of a crashed process ends", func() bool { return len(take(t, two, 1, time.Minute)) == 1 })
+	eventually(t, "the lease of a crashed process ends", func() bool {
+		taken, err := two.TakeDeadLetters(t.Context(), "x.y", nil, 1, time.Minute)
+		if err != nil {
+			t.Fatalf("TakeDeadLetters: %v", err)
+		}
+		if len(taken) == 1 && !taken[0].Interrupted {
+			t.Error("nothing says that somebody had it before")
+		}
+		return len(taken) == 1
+	})
+}
+
+func collected(t *testing.T, one, two driver.DeadLetterStore) {
+	l := letter("x.y", 1)
+	collect := func(s driver.DeadLetterStore, l driver.DeadLetter, want bool) {
+		t.Helper()
+		fresh, err := s.CollectDeadLetter(t.Context(), l)
+		if err != nil || fresh != want {
+			t.Errorf("CollectDeadLetter: %v, %v, want %v", fresh, err, want)
+		}
+	}
+	collect(one, l, true)
+	collect(two, l, false) // the topic or queue had it twice
+	mark(t, one, driver.DeadLetterRetry, "", l.Key())
+	take(t, one, 1, time.Minute)
+	if err := one.ResolveDeadLetter(t.Context(), "x.y", l.Key()); err != nil {
+		t.Fatal(err)
+	}
+	collect(one, l, false) // read again from the beginning
+	if got := get(t, one, "x.y", l.Key()); got.State != driver.DeadLetterResolved || got.Times != 1 {
+		t.Errorf("what was resolved is %q, times %d, when it is collected again", got.State, got.Times)
+	}
+	l.FailedAt = l.FailedAt.Add(time.Second)
+	collect(two, l, true) // it failed again since
+	if got := get(t, one, "x.y", l.Key()); got.State != driver.DeadLetterOpen || got.Times != 2 {
+		t.Errorf("what failed again is %q, times %d", got.State, got.Times)
+	}
+}
+
+func grouped(t *testing.T, one, two driver.DeadLetterStore) {
+	for n := range 6 {
+		put(t, one, letter("x.y", n))
+	}
+	odd := letter("x.y", 9)
+	odd.Err = "refused"
+	put(t, one, odd, letter("x.z", 1))
+	groups, err := two.GroupDeadLetters(t.Context(), driver.DeadLetterFilter{}, 10)
+	if err != nil || len(groups) != 3 {
+		t.Fatalf("groups %+v, %v", groups, err)
+	}
+	g := groups[0]
+	if g.Subscription != "x.y" || g.Type != "a.b.c" || g.Count != 6 || g.Fingerprint != driver.Fingerprint("call 0: timed out") ||
+		!g.First.Equal(letter("", 0).FailedAt) || !g.Last.Equal(letter("", 5).FailedAt) || driver.Fingerprint(g.Err) != g.Fingerprint {
+		t.Errorf("the largest group: %+v", g)
+	}
+	groups, err = one.GroupDeadLetters(t.Context(), driver.DeadLetterFilter{Subscription: "x.y"}, 1)
+	if err != nil || len(groups) != 1 || groups[0].Count != 6 {
+		t.Errorf("the largest of one subscription: %+v, %v", groups, err)
+	}
+}
+
+func owned(t *testing.T, one, two driver.DeadLetterStore) {
+	var keys []string
+	for n := range 9 {
+		l := letter("x.y", n)
+		put(t, one, l)
+		keys = append(keys, l.Key())
+	}
+	mark(t, one, driver.DeadLetterRetry, "", keys...)
+	for aggregate, s := range map[string]driver.DeadLetterStore{"k0": one, "k1": two} {
+		taken, err := s.TakeDeadLetters(t.Context(), "x.y", func(l *driver.StoredDeadLetter) bool {
+			if l.Channel == "" || l.Position == "" || l.Key == "" {
+				t.Errorf("owns is asked without channel, position or key: %+v", l)
+			}
+			return l.AggregateID == aggregate
+		}, 2, time.Minute)
+		if err != nil || len(taken) != 2 {
+			t.Fatalf("taken %d, %v", len(taken), err)
+		}
+		for _, l := range taken {
+			if l.AggregateID != aggregate {
+				t.Errorf("%s was given, whose owner is another", l.Key)
+			}
+		}
+	}
+	if got := take(t, two, 9, time.Minute); len(got) != 5 {
+		t.Errorf("%d are left, want those that nobody owned and the rest", len(got))
+	}
+}
+
+func leased(t *testing.T, one, two driver.DeadLetterStore) {
+	put(t, one, letter("x.y", 1), letter("x.y", 2))
+	keys := []string{"a.b.c/id-001", "a.b.c/id-002"}
+	marked := func() []string {
+		found, err := one.MarkedDeadLetters(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	if found := marked(); len(found) > 0 {
+		t.Errorf("marked: %v", found)
+	}
+	mark(t, one, driver.DeadLetterRetry, "", keys...)
+	take(t, one, 2, leaseTime)
+	lease := func(keys []string, lease time.Duration) {
+		t.Helper()
+		if err := one.LeaseDeadLetters(t.Context(), "x.y", keys, lease); err != nil {
+			t.Fatalf("LeaseDeadLetters: %v", err)
+		}
+	}
+	lease(keys, time.Minute)
+	started := time.Now()
+	lease(keys[1:], 0)
+	eventually(t, "what was given back is taken", func() bool { return fmt.Sprint(take(t, two, 2, time.Minute)) == "[id-002]" })
+	eventually(t, "the first lease would have ended", func() bool { return time.Since(started) > leaseTime*3/2 })
+	if got := take(t, two, 2, time.Minute); len(got) > 0 {
+		t.Errorf("what was prolonged was given to another: %v", got)
+	}
+	if found := marked(); fmt.Sprint(found) != "[x.y]" {
+		t.Errorf("marked: %v", found)
+	}
+	lease([]string{"a.b.c/none"}, 0)
+	put(t, one, letter("x.y", 3))
+	lease([]string{"a.b.c/id-003"}, time.Minute) // open: left alone
+	if n := mark(t, one, driver.DeadLetterDiscarded, "", "a.b.c/id-003"); n != 1 {
+		t.Error("one that was never taken has a lease")
+	}
+}
+
+func history(t *testing.T, one, two driver.DeadLetterStore) {
+	l := letter("x.y", 1)
+	put(t, one, l)
+	mark(t, two, driver.DeadLetterRetry, "by ada: fixed in 1.2", l.Key())
+	take(t, two, 1, time.Minute)
+	if err := one.ResolveDeadLetter(t.Context(), "x.y", l.Key()); err != nil {
+		t.Fatal(err)
+	}
+	changes, err := two.DeadLetterChanges(t.Context(), "x.y", l.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told []string
+	for _, c := range changes {
+		told = append(told, string(c.State)+" "+c.Note)
+		if time.Since(c.At).Abs() > time.Minute {
+			t.Errorf("changed at %v", c.At)
+		}
+	}
+	if got, want := fmt.Sprintf("%q", told), `["open exhausted: call 1: timed out" "retry by ada: fixed in 1.2" "resolved "]`; got != want {
+		t.Errorf("history %s, want %s", got, want)
+	}
+	if changes, err := one.DeadLetterChanges(t.Context(), "x.y", "none"); err != nil || len(changes) > 0 {
+		t.Errorf("history of nothing: %v, %v", changes, err)
+	}
+}
+
+func pruned(t *testing.T, one, two driver.DeadLetterStore) {
+	for n := range 5 {
+		put(t, one, letter("x.y", n))
+	}
+	mark(t, one, driver.DeadLetterDiscarded, "", "a.b.c/id-001", "a.b.c/id-002", "a.b.c/id-003")
+	prune := func(s driver.DeadLetterStore, before time.Time, limit int) int {
+		t.Helper()
+		n, err := s.PruneDeadLetters(t.Context(), driver.DeadLetterDiscarded, before, limit)
+		if err != nil {
+			t.Fatalf("PruneDeadLetters: %v", err)
+		}
+		return n
+	}
+	later := time.Now().Add(time.Hour)
+	if n := prune(one, time.Now().Add(-time.Hour), 10); n != 0 {
+		t.Errorf("%d were deleted that changed since", n)
+	}
+	if n := prune(one, later, 2); n != 2 {
+		t.Errorf("%d were deleted, want 2", n)
+	}
+	if n := prune(two, later, 10); n != 1 {
+		t.Errorf("%d were deleted, want the last", n)
+	}
+	if got := list(t, one, driver.DeadLetterFilter{}, 10); len(got) != 2 {
+		t.Errorf("left: %v", got)
+	}
+	if changes, err := one.DeadLetterChanges(t.Context(), "x.y", "a.b.c/id-001"); err != nil || len(changes) > 0 {
+		t.Errorf("its history is left: %v, %v", changes, err)
+	}
+	for _, state := range []driver.DeadLetterState{driver.DeadLetterOpen, driver.DeadLetterRetry, "", "odd"} {
+		if _, err := one.PruneDeadLetters(t.Context(), state, later, 10); !errors.Is(err, driver.ErrPrune) {
+			t.Errorf("pruned %q: %v", state, err)
+		}
+	}
+}
+
+func changedSince(t *testing.T, one, two driver.DeadLetterStore) {
+	a, b := letter("x.y", 1), letter("x.y", 2)
+	put(t, one, a, b)
+	b.Err = "another failure"
+	put(t, two, b) // after somebody has looked at it
+	marked, err := one.MarkDeadLetters(t.Context(), "x.y", []driver.DeadLetterMark{{Key: a.Key(), Times: 1}, {Key: b.Key(), Times: 1}}, driver.DeadLetterDiscarded, "")
+	if err != nil || fmt.Sprint(marked) != "["+a.Key()+"]" {
+		t.Errorf("marked %v, %v", marked, err)
+	}
+	if got := get(t, one, "x.y", b.Key()); got.State != driver.DeadLetterOpen {
+		t.Errorf("what failed again since is %q", got.State)
+	}
 }
 
 func whatIsWrong(t *testing.T, one, _ driver.DeadLetterStore) {
@@ -299,7 +514,7 @@ func whatIsWrong(t *testing.T, one, _ driver.DeadLetterStore) {
 		t.Errorf("ResolveDeadLetter: %v", err)
 	}
 	for _, state := range []driver.DeadLetterState{driver.DeadLetterOpen, driver.DeadLetterResolved, "odd"} {
-		if _, err := one.MarkDeadLetters(t.Context(), "x.y", []string{"a"}, state, ""); err == nil {
+		if _, err := one.MarkDeadLetters(t.Context(), "x.y", []driver.DeadLetterMark{{Key: "a"}}, state, ""); err == nil {
 			t.Errorf("marked as %q", state)
 		}
 	}

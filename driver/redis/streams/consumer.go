@@ -3,6 +3,7 @@ package streams
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -233,6 +234,15 @@ func (c *consumer) recreate(ctx context.Context, s *shard) error {
 		Text: fmt.Sprintf("the group on %s was lost (a flush or a failover): it goes on after %s, the last entry up to which everything was settled", s.stream, from)})
 	c.wakeReader()
 	return nil
+}
+
+// SourceOf implements [driver.Locator]: the stream that the event lay in, or that of
+// its aggregate.
+func (c *consumer) SourceOf(channel, key, position string) string {
+	if end := strings.LastIndexByte(position, '/'); end > 0 && c.channels[position[:end]] != "" {
+		return position[:end]
+	}
+	return c.driver.streamOf(channel, key)
 }
 
 func (c *consumer) owned() []*shard {
