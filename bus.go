@@ -57,6 +57,7 @@ type Bus struct {
 	subscriptions []*subscription
 	runners       []Runner
 	contracts     map[contractName]*definition
+	published     map[string]bool // channels that modules have said they publish to
 	complaints    []error
 	ready         chan struct{} // closed when Run knows whether it runs
 	runErr        error         // set before ready is closed, if it does not

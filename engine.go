@@ -21,6 +21,7 @@ type subscription struct {
 	name      string
 	place     string
 	options   SubscribeOptions
+	former    []string // whole names that it had before
 	channels  []string
 	types     []string
 	reactions map[string]*Reaction

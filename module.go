@@ -59,6 +59,14 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 			complain("the name is taken by the subscription at %s", other.place)
 		}
 	}
+	s.former = m.formerNames(s.options.FormerNames)
+	for _, former := range s.former {
+		if _, rest, ok := strings.Cut(former, "."); !ok || !validWord(rest) || !validWord(former[:len(former)-len(rest)-1]) {
+			complain("the former name %q is none: a name of this module, or module.name of another", former)
+		} else if former == full {
+			complain("its former name is its name")
+		}
+	}
 	for _, err := range s.options.complaints() {
 		complain("%w", err)
 	}
@@ -110,6 +118,17 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 		return nil
 	}
 	return &ConfigurationError{Complaints: errs}
+}
+
+// formerNames are whole names: one without a module is of this one.
+func (m *Module) formerNames(names []string) (whole []string) {
+	for _, name := range names {
+		if !strings.Contains(name, ".") {
+			name = m.name + "." + name
+		}
+		whole = append(whole, name)
+	}
+	return whole
 }
 
 // wrapHandle puts the bus's wrapper around a handler, once.

@@ -240,6 +240,14 @@ type SubscribeOptions struct {
 	// claims store that the instances share.
 	EachInstance bool
 
+	// FormerNames are names that the subscription had before: of this module, or
+	// whole ("billing.old-name"). At start it takes over what is stored under them
+	// (position, dedup keys, parked events, dead letters, epochs) as far as it has
+	// nothing of the kind itself. A renaming is deployed with the old instances
+	// stopped: while any is alive under a former name, Run fails with ErrInUse. A
+	// former name may be removed from the list once it was deployed everywhere.
+	FormerNames []string
+
 	// MaxAttempts is how often an event is tried before OnExhausted decides.
 	// Defaults to 10, about a minute and a half with the default Backoff.
 	MaxAttempts int
@@ -270,6 +278,11 @@ type SubscribeOptions struct {
 
 	// RequireDedup refuses to start with process-local dedup.
 	RequireDedup bool
+
+	// RequireDelay refuses to start on a driver that cannot give an event back to
+	// its broker for so long: elsewhere an event that asked for [RetryAfter] waits in
+	// memory, and is tried again at once after a restart.
+	RequireDelay time.Duration
 
 	// RequireDurable refuses to start on a driver that loses events with the
 	// process.
@@ -338,6 +351,9 @@ func (o *SubscribeOptions) complaints() (errs []error) {
 	}
 	if o.MaxRate < 0 || math.IsNaN(o.MaxRate) || math.IsInf(o.MaxRate, 0) {
 		errs = append(errs, fmt.Errorf("MaxRate is %v: it must be a positive number of attempts per second, or 0 for no limit", o.MaxRate))
+	}
+	if o.RequireDelay < 0 {
+		errs = append(errs, fmt.Errorf("RequireDelay is %v: it must not be negative", o.RequireDelay))
 	}
 	if o.ClaimLease < 0 || o.Timeout > 0 && o.ClaimLease <= o.Timeout {
 		errs = append(errs, fmt.Errorf("ClaimLease is %v and Timeout %v: a claim must outlive an attempt, or another instance takes the event over while it is handled", o.ClaimLease, o.Timeout))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -160,18 +161,25 @@ func (c *consumer) inspect(ctx context.Context) error {
 	return c.warn(ctx, slices.Concat(c.topics, dead))
 }
 
-// warn reports live settings that are weaker than what the driver promises.
+// warn reports live settings that are weaker than what the driver promises. On
+// loopback brokers nothing is promised.
 func (c *consumer) warn(ctx context.Context, topics []string) error {
-	if c.driver.options.loopback() {
+	d := c.driver
+	if d.options.loopback() {
 		return nil
 	}
-	metadata, err := c.driver.admin.Metadata(ctx, topics...)
+	metadata, err := d.admin.Metadata(ctx, topics...)
 	if err != nil {
-		return c.driver.explain("subscription "+c.subscription.Name, err)
+		return d.explain("subscription "+c.subscription.Name, err)
 	}
+	configs, _ := d.configs(ctx, topics) // a broker that does not tell is not warned of
 	for _, topic := range topics {
-		if text := c.driver.durability(ctx, metadata.Topics[topic]); text != "" {
-			c.sink.Report(driver.Report{Kind: driver.ReportWarning, Text: text})
+		need := topicNeed{name: topic, kind: eventTopic}
+		if strings.HasSuffix(topic, deadSuffix) {
+			need.kind = deadTopic
+		}
+		for _, finding := range d.inspectTopic(need, metadata.Topics[topic], configs[topic]) {
+			c.sink.Report(driver.Report{Kind: driver.ReportWarning, Text: finding.String()})
 		}
 	}
 	return nil

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -85,10 +84,10 @@ func (d *Driver) prepare(ctx context.Context, name string, kind topicKind) (limi
 			return 0, err
 		}
 	}
-	live := d.settings(ctx, name)
+	limit = d.maxBytes(ctx, name)
 	t.state.Lock()
 	defer t.state.Unlock()
-	t.found, t.limit = true, live.maxBytes
+	t.found, t.limit = true, limit
 	return t.limit, nil
 }
 
@@ -184,54 +183,12 @@ func pause(ctx context.Context, wait time.Duration) error {
 	}
 }
 
-// settings is what matters of a topic's live configuration; 0 where it may not
-// be read.
-type settings struct {
-	maxBytes  int
-	minInSync int
-}
-
-// settings reads the live configuration. A broker that refuses to tell is no
+// maxBytes reads the live limit of a topic. A broker that refuses to tell is no
 // reason to stop: what is not known is 0.
-func (d *Driver) settings(ctx context.Context, name string) (live settings) {
-	configs, err := d.admin.DescribeTopicConfigs(ctx, name)
-	if err != nil {
-		return live
-	}
-	for _, resource := range configs {
-		if resource.Err != nil {
-			continue
-		}
-		for _, config := range resource.Configs {
-			switch config.Key {
-			case "max.message.bytes":
-				live.maxBytes, _ = strconv.Atoi(config.MaybeValue())
-			case "min.insync.replicas":
-				live.minInSync, _ = strconv.Atoi(config.MaybeValue())
-			}
-		}
-	}
-	return live
-}
-
-// durability compares a topic's replicas with what the driver promises and
-// returns a sentence for an operator, or "". On loopback brokers nothing is
-// compared.
-func (d *Driver) durability(ctx context.Context, detail kadm.TopicDetail) string {
-	if d.options.loopback() {
-		return ""
-	}
-	var weak []string
-	if replicas := detail.Partitions.NumReplicas(); replicas > 0 && replicas < 3 {
-		weak = append(weak, fmt.Sprintf("replication factor %d, not 3", replicas))
-	}
-	if live := d.settings(ctx, detail.Topic); live.minInSync == 1 {
-		weak = append(weak, "min.insync.replicas 1, not 2")
-	}
-	if weak == nil {
-		return ""
-	}
-	return fmt.Sprintf("topic %s has %s: a confirmed message can be lost with one broker", detail.Topic, strings.Join(weak, " and "))
+func (d *Driver) maxBytes(ctx context.Context, name string) int {
+	configs, _ := d.configs(ctx, []string{name})
+	limit, _ := strconv.Atoi(configs[name]["max.message.bytes"])
+	return limit
 }
 
 // batchLimit is the largest batch that the client makes for a topic. Prepare

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/rueidis"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/redis/internal/wire"
 	"github.com/tidings-go/tidings/internal/outage"
 	"github.com/tidings-go/tidings/internal/share"
 )
@@ -214,29 +215,11 @@ func groupsOf(result rueidis.RedisResult) (map[string]group, error) {
 }
 
 // warn reports, once, live settings that are weaker than what the driver
-// promises. A server that does not tell its settings is not warned of.
+// promises.
 func (d *Driver) warn(ctx context.Context, sink driver.Sink) {
-	settings := make(map[string]string)
-	for _, name := range []string{"maxmemory", "maxmemory-policy", "appendonly", "appendfsync"} {
-		values, err := d.client.Do(ctx, d.client.B().ConfigGet().Parameter(name).Build()).AsStrMap()
-		if err != nil {
-			return
-		}
-		settings[name] = values[name]
-	}
-	var texts []string
-	if policy := settings["maxmemory-policy"]; settings["maxmemory"] != "0" && settings["maxmemory"] != "" && policy != "noeviction" {
-		texts = append(texts, fmt.Sprintf("maxmemory is %s and maxmemory-policy %s: Redis may delete streams with events in them; set noeviction", settings["maxmemory"], policy))
-	}
-	switch {
-	case settings["appendonly"] == "no":
-		texts = append(texts, "appendonly is no: a restart of Redis loses events that were published; set appendonly yes and appendfsync always")
-	case settings["appendonly"] == "yes" && settings["appendfsync"] != "always":
-		texts = append(texts, fmt.Sprintf("appendfsync is %s: a crash of the machine loses the last events that were published; set always", settings["appendfsync"]))
-	}
-	for _, text := range texts {
-		if d.once(text) {
-			sink.Report(driver.Report{Kind: driver.ReportWarning, Text: "redis: " + text})
+	for _, finding := range wire.InspectServer(ctx, d.client) {
+		if text := finding.String(); d.once(text) {
+			sink.Report(driver.Report{Kind: driver.ReportWarning, Text: text})
 		}
 	}
 }
