@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -402,17 +403,61 @@ func (l *Log) Commit(ctx context.Context, group, holder, subscription string, le
 	return refused, l.base.fail(err, "commit positions of %s", subscription)
 }
 
-// Trim implements [outbox.Log].
+// Trim implements [outbox.Log]. It goes through the slots from their oldest
+// entries on, so that its work is bounded by what it deletes, whoever is behind.
 func (l *Log) Trim(ctx context.Context, keep time.Duration, limit int) (deleted int, err error) {
-	err = l.base.atomically(ctx, func(ctx context.Context, run Statements) error {
-		n, err := run.Exec(ctx, `DELETE FROM {log} WHERE (slot, position) IN (
-			SELECT e.slot, e.position FROM {log} e JOIN {log_slots} s ON s.slot = e.slot
-			WHERE e.created_at < (SELECT {now}) - `+l.base.integer("$1")+` AND e.position < coalesce((SELECT min(p.position) FROM {positions} p WHERE p.slot = e.slot), s.next_position)
-			ORDER BY e.created_at LIMIT $2)`, microseconds(keep), limit)
-		deleted = int(n)
+	if limit < 1 {
+		return 0, errors.New(l.base.dialect.Name + ": trim the log: a limit below 1")
+	}
+	passed := make(map[int]int64, outbox.Slots) // what every subscription has passed
+	err = l.base.pool().Each(ctx, `SELECT s.slot, coalesce((SELECT min(p.position) FROM {positions} p WHERE p.slot = s.slot), s.next_position) FROM {log_slots} s`, nil, func(rows Rows) error {
+		var slot int
+		var position int64
+		err := rows.Scan(&slot, &position)
+		passed[slot] = position
 		return err
 	})
-	return deleted, l.base.fail(err, "trim the log")
+	if err != nil {
+		return 0, l.base.fail(err, "trim the log")
+	}
+	for _, slot := range slices.Sorted(maps.Keys(passed)) {
+		n, err := l.trim(ctx, slot, passed[slot], keep, limit-deleted)
+		deleted += n
+		if err != nil || deleted == limit {
+			return deleted, l.base.fail(err, "trim the log")
+		}
+	}
+	return deleted, nil
+}
+
+// trim deletes the oldest entries of one slot. Entries that lie behind one which
+// is kept wait for it.
+func (l *Log) trim(ctx context.Context, slot int, passed int64, keep time.Duration, limit int) (int, error) {
+	var from int64 // what was deleted before is not looked at again, as long as it is not cleaned up
+	if at, ok := l.base.trimmed.Load(slot); ok {
+		from = at.(int64) //nolint:forcetypeassert // nothing else is stored
+	}
+	last, kept := int64(-1), false
+	err := l.base.pool().Each(ctx, `SELECT position, CASE WHEN created_at < (SELECT {now}) - `+l.base.integer("$4")+` THEN 1 ELSE 0 END FROM {log} WHERE slot = $1 AND position >= $2 AND position < $3 ORDER BY position LIMIT $5`,
+		[]any{slot, from, passed, microseconds(keep), limit}, func(rows Rows) error {
+			var position int64
+			var old int
+			if err := rows.Scan(&position, &old); err != nil {
+				return err
+			}
+			if kept = kept || old == 0; !kept {
+				last = position
+			}
+			return nil
+		})
+	if err != nil || last < 0 {
+		return 0, err
+	}
+	deleted, err := l.base.write(ctx, "DELETE FROM {log} WHERE slot = $1 AND position >= $2 AND position <= $3", slot, from, last)
+	if err == nil {
+		l.base.trimmed.Store(slot, last+1)
+	}
+	return int(deleted), err
 }
 
 // Wake implements [outbox.Log].

@@ -57,6 +57,7 @@ type base struct {
 	claimed atomic.Int64 // claims since the store was made
 	lists   sync.Map     // lease names by group that are known to have rows
 	tallies sync.Map     // *tally by subscription
+	trimmed sync.Map     // by slot, the position up to which this process has deleted the log
 
 	together *together // nil where writers do not wait for each other
 }
