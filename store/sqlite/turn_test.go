@@ -162,6 +162,43 @@ func TestAWriteThatWaitsEndsWithItsContext(t *testing.T) {
 	}
 }
 
+// The end of one writer's context is no business of those that write with it.
+func TestContextsThatEndUndoNoOther(t *testing.T) {
+	s := file(t, filepath.Join(t.TempDir(), "shop.db"), nil)
+	log := s.Log()
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	stored := 0
+	for w := range 4 {
+		all.Go(func() {
+			for n := range 100 {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(n%7)*100*time.Microsecond)
+				err := log.Append(ctx, []outbox.Row{event(fmt.Sprint("hasty-", w), n)})
+				cancel()
+				if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("a hasty write: %v", err)
+				}
+				if err == nil {
+					mu.Lock()
+					stored++
+					mu.Unlock()
+				}
+			}
+		})
+		all.Go(func() {
+			for n := range 50 {
+				if err := log.Append(t.Context(), []outbox.Row{event(fmt.Sprint("patient-", w), n)}); err != nil {
+					t.Errorf("a patient write: %v", err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if got := len(entries(t, log)); got != stored+4*50 {
+		t.Errorf("%d events are stored, want %d hasty and 200 patient ones", got, stored)
+	}
+}
+
 // holdFile holds all writers back until release is called.
 func holdFile(t *testing.T, s *sqlite.Store) (release func()) {
 	t.Helper()

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -96,13 +97,19 @@ func (t *together) take() []*part {
 
 // transaction begins one and takes the parts that wait when it has begun. Its
 // error is that of the begin: each part has its own.
-func (t *together) transaction(ctx context.Context) error {
+func (t *together) transaction(leader context.Context) error {
+	// The leader's context ends the wait for the transaction, never the transaction itself: parts of others are in it.
+	ctx, end := context.WithCancel(context.WithoutCancel(leader))
+	defer end()
+	began := context.AfterFunc(leader, end)
 	tx, err := t.base.db.Begin(ctx)
 	if err != nil {
-		return err
+		return cmp.Or(leader.Err(), err)
 	}
-	// An interrupted statement would undo the parts of others, too.
-	ctx = context.WithoutCancel(ctx)
+	if !began() {
+		_ = tx.Rollback(context.WithoutCancel(ctx)) // its context has ended, and with it the transaction
+		return leader.Err()
+	}
 	defer func() { _ = tx.Rollback(ctx) }() // after a commit it does nothing
 	run := t.base.on(tx)
 	if t.base.dialect.Writes != "" {
