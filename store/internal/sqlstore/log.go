@@ -420,10 +420,13 @@ func (l *Log) Trim(ctx context.Context, keep time.Duration, limit int) (deleted 
 	if err != nil {
 		return 0, l.base.fail(err, "trim the log")
 	}
-	for _, slot := range slices.Sorted(maps.Keys(passed)) {
-		n, err := l.trim(ctx, slot, passed[slot], keep, limit-deleted)
-		deleted += n
+	first := int(l.base.trimSlot.Load()) // where the last call came to its limit
+	for n := range outbox.Slots {
+		slot := (first + n) % outbox.Slots
+		count, err := l.trim(ctx, slot, passed[slot], keep, limit-deleted)
+		deleted += count
 		if err != nil || deleted == limit {
+			l.base.trimSlot.Store(int64(slot))
 			return deleted, l.base.fail(err, "trim the log")
 		}
 	}

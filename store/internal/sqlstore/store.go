@@ -53,11 +53,12 @@ type base struct {
 	keepSent  bool
 	maxParked int
 
-	checked atomic.Bool  // the schema was found to be right
-	claimed atomic.Int64 // claims since the store was made
-	lists   sync.Map     // lease names by group that are known to have rows
-	tallies sync.Map     // *tally by subscription
-	trimmed sync.Map     // by slot, the position up to which this process has deleted the log
+	checked  atomic.Bool  // the schema was found to be right
+	claimed  atomic.Int64 // claims since the store was made
+	lists    sync.Map     // lease names by group that are known to have rows
+	tallies  sync.Map     // *tally by subscription
+	trimSlot atomic.Int64 // where trimming goes on
+	trimmed  sync.Map     // by slot, the position up to which this process has deleted the log
 
 	together *together // nil where writers do not wait for each other
 }
