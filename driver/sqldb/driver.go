@@ -222,7 +222,7 @@ func (d *Driver) trim(ctx context.Context) {
 		}
 		for began := time.Now(); time.Since(began) < trimEvery/2; {
 			n, err := log.Trim(ctx, d.options.Keep, trimBatch)
-			if err != nil || n < trimBatch || !pause(ctx, 50*time.Millisecond) {
+			if err != nil || n == 0 || !pause(ctx, 50*time.Millisecond) {
 				break
 			}
 		}

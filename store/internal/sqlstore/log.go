@@ -403,14 +403,22 @@ func (l *Log) Commit(ctx context.Context, group, holder, subscription string, le
 	return refused, l.base.fail(err, "commit positions of %s", subscription)
 }
 
-// Trim implements [outbox.Log]. It goes through the slots from their oldest
-// entries on, so that its work is bounded by what it deletes, whoever is behind.
+// Trim implements [outbox.Log]. It takes some of the oldest entries of every slot,
+// because what was stored at about the same time lies together, and asks for them
+// by their positions, so that its work is bounded by what it deletes, whoever is
+// behind.
 func (l *Log) Trim(ctx context.Context, keep time.Duration, limit int) (deleted int, err error) {
 	if limit < 1 {
 		return 0, errors.New(l.base.dialect.Name + ": trim the log: a limit below 1")
 	}
+	deleted, err = l.trim(ctx, keep, limit)
+	return deleted, l.base.fail(err, "trim the log")
+}
+
+func (l *Log) trim(ctx context.Context, keep time.Duration, limit int) (int, error) {
+	run := l.base.pool()
 	passed := make(map[int]int64, outbox.Slots) // what every subscription has passed
-	err = l.base.pool().Each(ctx, `SELECT s.slot, coalesce((SELECT min(p.position) FROM {positions} p WHERE p.slot = s.slot), s.next_position) FROM {log_slots} s`, nil, func(rows Rows) error {
+	err := run.Each(ctx, "SELECT s.slot, coalesce((SELECT min(p.position) FROM {positions} p WHERE p.slot = s.slot), s.next_position) FROM {log_slots} s", nil, func(rows Rows) error {
 		var slot int
 		var position int64
 		err := rows.Scan(&slot, &position)
@@ -418,48 +426,45 @@ func (l *Log) Trim(ctx context.Context, keep time.Duration, limit int) (deleted 
 		return err
 	})
 	if err != nil {
-		return 0, l.base.fail(err, "trim the log")
-	}
-	first := int(l.base.trimSlot.Load()) // where the last call came to its limit
-	for n := range outbox.Slots {
-		slot := (first + n) % outbox.Slots
-		count, err := l.trim(ctx, slot, passed[slot], keep, limit-deleted)
-		deleted += count
-		if err != nil || deleted == limit {
-			l.base.trimSlot.Store(int64(slot))
-			return deleted, l.base.fail(err, "trim the log")
-		}
-	}
-	return deleted, nil
-}
-
-// trim deletes the oldest entries of one slot. Entries that lie behind one which
-// is kept wait for it.
-func (l *Log) trim(ctx context.Context, slot int, passed int64, keep time.Duration, limit int) (int, error) {
-	var from int64 // what was deleted before is not looked at again, as long as it is not cleaned up
-	if at, ok := l.base.trimmed.Load(slot); ok {
-		from = at.(int64) //nolint:forcetypeassert // nothing else is stored
-	}
-	last, kept := int64(-1), false
-	err := l.base.pool().Each(ctx, `SELECT position, CASE WHEN created_at < (SELECT {now}) - `+l.base.integer("$4")+` THEN 1 ELSE 0 END FROM {log} WHERE slot = $1 AND position >= $2 AND position < $3 ORDER BY position LIMIT $5`,
-		[]any{slot, from, passed, microseconds(keep), limit}, func(rows Rows) error {
-			var position int64
-			var old int
-			if err := rows.Scan(&position, &old); err != nil {
-				return err
-			}
-			if kept = kept || old == 0; !kept {
-				last = position
-			}
-			return nil
-		})
-	if err != nil || last < 0 {
 		return 0, err
 	}
-	deleted, err := l.base.write(ctx, "DELETE FROM {log} WHERE slot = $1 AND position >= $2 AND position <= $3", slot, from, last)
-	if err == nil {
-		l.base.trimmed.Store(slot, last+1)
+	var places [][2]int64
+	for slot := range outbox.Slots { // what was deleted before may lie there as dead rows: it is not looked at again
+		places = append(places, [2]int64{int64(slot), l.base.oldest[slot].Load()})
 	}
+	from, err := json.Marshal(places)
+	if err != nil {
+		return 0, err
+	}
+	places = places[:0]
+	err = run.Each(ctx, "SELECT p.slot, coalesce((SELECT min(e.position) FROM {log} e WHERE e.slot = p.slot AND e.position >= p.position), -1) FROM "+l.base.dialect.Places+" p", []any{string(from)}, func(rows Rows) error {
+		var slot int
+		var oldest int64
+		err := rows.Scan(&slot, &oldest)
+		if err == nil && oldest >= 0 {
+			l.base.oldest[slot].Store(oldest)
+			if oldest < passed[slot] {
+				places = append(places, [2]int64{int64(slot), oldest})
+			}
+		}
+		return err
+	})
+	if err != nil || len(places) == 0 {
+		return 0, err
+	}
+	each := max(limit/len(places), 1)
+	var doomed [][2]int64
+	for _, p := range places[:min(len(places), limit)] {
+		for position := p[1]; position < min(p[1]+int64(each), passed[int(p[0])]); position++ {
+			doomed = append(doomed, [2]int64{p[0], position})
+		}
+	}
+	those, err := json.Marshal(doomed)
+	if err != nil {
+		return 0, err
+	}
+	deleted, err := l.base.write(ctx, "DELETE FROM {log} WHERE (slot, position) IN (SELECT p.slot, p.position FROM "+l.base.dialect.Places+" p) AND created_at < (SELECT {now}) - "+l.base.integer("$2"),
+		string(those), microseconds(keep))
 	return int(deleted), err
 }
 
