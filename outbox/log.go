@@ -68,8 +68,8 @@ type Log interface {
 	// refused because the holder does not have them any more.
 	Commit(ctx context.Context, group, holder, subscription string, leases []driver.Lease, progress []Progress) (refused []driver.Lease, err error)
 
-	// Trim deletes at most limit entries that every known subscription has passed
-	// and that were stored longer than keep ago.
+	// Trim deletes at most limit entries, the oldest of each slot, that every known
+	// subscription has passed and that were stored longer than keep ago.
 	Trim(ctx context.Context, keep time.Duration, limit int) (deleted int, err error)
 
 	// Wake returns a channel that gets a value soon after anybody has appended or

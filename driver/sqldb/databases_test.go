@@ -32,10 +32,12 @@ func TestRealConformance(t *testing.T) {
 }
 
 func TestFileConformance(t *testing.T) {
-	drivertest.Run(t, overDatabase(func(t testing.TB) database {
+	harness := overDatabase(func(t testing.TB) database {
 		path := filepath.Join(t.TempDir(), "app.db")
 		return database{log: func(t testing.TB) outbox.Log { return fileLog(t, path) }}
-	}))
+	})
+	harness.Events = ledgerEvents
+	drivertest.Run(t, harness)
 }
 
 // database is one empty database.

@@ -215,18 +215,27 @@ func (d *Driver) number(ctx context.Context) {
 	}
 }
 
-// trim deletes what is not needed any more, a little at a time.
+// trimGroup has the lease of the one that trims.
+const trimGroup = "trim"
+
+// trim deletes what is not needed any more, by one instance at a time and a
+// little at once. An outage is reported by those who read.
 func (d *Driver) trim(ctx context.Context) {
+	log, name := d.options.Log, []string{"log"}
 	for pause(ctx, trimEvery) {
-		for {
-			n, err := d.options.Log.Trim(ctx, d.options.Keep, trimBatch)
-			if err != nil || n < trimBatch {
-				break // an outage is reported by those who read
-			}
-			if !pause(ctx, 50*time.Millisecond) {
-				return
+		held, err := log.Acquire(ctx, trimGroup, d.holder, name, 1, trimEvery)
+		if err != nil || len(held) == 0 {
+			continue
+		}
+		for began := time.Now(); time.Since(began) < trimEvery/2; {
+			n, err := log.Trim(ctx, d.options.Keep, trimBatch)
+			if err != nil || n == 0 || !pause(ctx, 50*time.Millisecond) {
+				break
 			}
 		}
+		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		_ = log.Release(releasing, trimGroup, d.holder, name) // else it ends by itself
+		cancel()
 	}
 }
 

@@ -105,7 +105,7 @@ func (b *base) list(ctx context.Context, group string, names []string) error {
 
 // Renew implements [driver.Leases].
 func (b *base) Renew(ctx context.Context, group, holder string, ttl time.Duration) (kept []driver.Lease, err error) {
-	_, err = b.write(ctx, "UPDATE {leases} SET until_at = {now} + "+b.integer("$3")+" WHERE group_name = $1 AND holder = $2 AND until_at > {now}",
+	_, err = b.write(urgent(ctx), "UPDATE {leases} SET until_at = {now} + "+b.integer("$3")+" WHERE group_name = $1 AND holder = $2 AND until_at > {now}",
 		group, holder, microseconds(ttl))
 	if err == nil {
 		err = b.pool().Each(ctx, "SELECT name, epoch FROM {leases} WHERE group_name = $1 AND holder = $2 AND until_at > {now} ORDER BY name",

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -402,17 +403,69 @@ func (l *Log) Commit(ctx context.Context, group, holder, subscription string, le
 	return refused, l.base.fail(err, "commit positions of %s", subscription)
 }
 
-// Trim implements [outbox.Log].
+// Trim implements [outbox.Log]. It takes some of the oldest entries of every slot,
+// because what was stored at about the same time lies together, and asks for them
+// by their positions, so that its work is bounded by what it deletes, whoever is
+// behind.
 func (l *Log) Trim(ctx context.Context, keep time.Duration, limit int) (deleted int, err error) {
-	err = l.base.atomically(ctx, func(ctx context.Context, run Statements) error {
-		n, err := run.Exec(ctx, `DELETE FROM {log} WHERE (slot, position) IN (
-			SELECT e.slot, e.position FROM {log} e JOIN {log_slots} s ON s.slot = e.slot
-			WHERE e.created_at < (SELECT {now}) - `+l.base.integer("$1")+` AND e.position < coalesce((SELECT min(p.position) FROM {positions} p WHERE p.slot = e.slot), s.next_position)
-			ORDER BY e.created_at LIMIT $2)`, microseconds(keep), limit)
-		deleted = int(n)
+	if limit < 1 {
+		return 0, errors.New(l.base.dialect.Name + ": trim the log: a limit below 1")
+	}
+	deleted, err = l.trim(ctx, keep, limit)
+	return deleted, l.base.fail(err, "trim the log")
+}
+
+func (l *Log) trim(ctx context.Context, keep time.Duration, limit int) (int, error) {
+	run := l.base.pool()
+	passed := make(map[int]int64, outbox.Slots) // what every subscription has passed
+	err := run.Each(ctx, "SELECT s.slot, coalesce((SELECT min(p.position) FROM {positions} p WHERE p.slot = s.slot), s.next_position) FROM {log_slots} s", nil, func(rows Rows) error {
+		var slot int
+		var position int64
+		err := rows.Scan(&slot, &position)
+		passed[slot] = position
 		return err
 	})
-	return deleted, l.base.fail(err, "trim the log")
+	if err != nil {
+		return 0, err
+	}
+	var places [][2]int64
+	for slot := range outbox.Slots { // what was deleted before may lie there as dead rows: it is not looked at again
+		places = append(places, [2]int64{int64(slot), l.base.oldest[slot].Load()})
+	}
+	from, err := json.Marshal(places)
+	if err != nil {
+		return 0, err
+	}
+	places = places[:0]
+	err = run.Each(ctx, "SELECT p.slot, coalesce((SELECT min(e.position) FROM {log} e WHERE e.slot = p.slot AND e.position >= p.position), -1) FROM "+l.base.dialect.Places+" p", []any{string(from)}, func(rows Rows) error {
+		var slot int
+		var oldest int64
+		err := rows.Scan(&slot, &oldest)
+		if err == nil && oldest >= 0 {
+			l.base.oldest[slot].Store(oldest)
+			if oldest < passed[slot] {
+				places = append(places, [2]int64{int64(slot), oldest})
+			}
+		}
+		return err
+	})
+	if err != nil || len(places) == 0 {
+		return 0, err
+	}
+	each := max(limit/len(places), 1)
+	var doomed [][2]int64
+	for _, p := range places[:min(len(places), limit)] {
+		for position := p[1]; position < min(p[1]+int64(each), passed[int(p[0])]); position++ {
+			doomed = append(doomed, [2]int64{p[0], position})
+		}
+	}
+	those, err := json.Marshal(doomed)
+	if err != nil {
+		return 0, err
+	}
+	deleted, err := l.base.write(ctx, "DELETE FROM {log} WHERE (slot, position) IN (SELECT p.slot, p.position FROM "+l.base.dialect.Places+" p) AND created_at < (SELECT {now}) - "+l.base.integer("$2"),
+		string(those), microseconds(keep))
+	return int(deleted), err
 }
 
 // Wake implements [outbox.Log].

@@ -15,7 +15,7 @@ func PreparedSQLDatabase(db *sql.DB) Database {
 
 const (
 	// longestPrepared bounds a text: long ones are rarely the same twice.
-	longestPrepared = 4096
+	longestPrepared = 8192
 	mostPrepared    = 256
 	// fewConnections is a pool in which nothing may wait for a second connection.
 	fewConnections = 4

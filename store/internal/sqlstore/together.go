@@ -1,9 +1,12 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 )
 
 // together combines the transactions of a database with one writer at a time
@@ -26,9 +29,18 @@ type part struct {
 	err  error // set before done is closed
 }
 
-// partsAtOnce bounds what one transaction takes with it: it holds the writers of
-// other processes back.
-const partsAtOnce = 64
+// What one transaction takes with it is bounded: it holds the writers of other
+// processes back, and their leases end.
+const (
+	partsAtOnce = 64
+	partsTime   = 50 * time.Millisecond
+)
+
+type urgentKey struct{}
+
+// urgent marks the context of a write that comes before others: a lease that is
+// not renewed in time is lost.
+func urgent(ctx context.Context) context.Context { return context.WithValue(ctx, urgentKey{}, true) }
 
 func newTogether(b *base) *together { return &together{base: b, lead: make(chan struct{}, 1)} }
 
@@ -41,7 +53,11 @@ func (t *together) do(ctx context.Context, fn func(ctx context.Context, run Stat
 	}
 	p := &part{fn: fn, done: make(chan struct{})}
 	t.mu.Lock()
-	t.waiting = append(t.waiting, p)
+	if ctx.Value(urgentKey{}) != nil {
+		t.waiting = slices.Insert(t.waiting, 0, p)
+	} else {
+		t.waiting = append(t.waiting, p)
+	}
 	t.mu.Unlock()
 	select {
 	case <-p.done:
@@ -75,34 +91,41 @@ func (p *part) over() bool {
 func (t *together) withdraw(p *part) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for n, waiting := range t.waiting {
-		if waiting == p {
-			t.waiting = append(t.waiting[:n:n], t.waiting[n+1:]...)
-			return true
-		}
+	n := slices.Index(t.waiting, p)
+	if n < 0 {
+		return false
 	}
-	return false
+	t.waiting = slices.Delete(t.waiting, n, n+1)
+	return true
 }
 
-// take returns the parts that came first.
-func (t *together) take() []*part {
+// take returns the part that comes next, or nil, and whether others wait.
+func (t *together) take() (next *part, more bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := min(len(t.waiting), partsAtOnce)
-	parts := t.waiting[:n:n]
-	t.waiting = t.waiting[n:]
-	return parts
+	if len(t.waiting) == 0 {
+		return nil, false
+	}
+	next = t.waiting[0]
+	t.waiting = slices.Delete(t.waiting, 0, 1)
+	return next, len(t.waiting) > 0
 }
 
 // transaction begins one and takes the parts that wait when it has begun. Its
 // error is that of the begin: each part has its own.
-func (t *together) transaction(ctx context.Context) error {
+func (t *together) transaction(leader context.Context) error {
+	// The leader's context ends the wait for the transaction, never the transaction itself: parts of others are in it.
+	ctx, end := context.WithCancel(context.WithoutCancel(leader))
+	defer end()
+	began := context.AfterFunc(leader, end)
 	tx, err := t.base.db.Begin(ctx)
 	if err != nil {
-		return err
+		return cmp.Or(leader.Err(), err)
 	}
-	// An interrupted statement would undo the parts of others, too.
-	ctx = context.WithoutCancel(ctx)
+	if !began() {
+		_ = tx.Rollback(context.WithoutCancel(ctx)) // its context has ended, and with it the transaction
+		return leader.Err()
+	}
 	defer func() { _ = tx.Rollback(ctx) }() // after a commit it does nothing
 	run := t.base.on(tx)
 	if t.base.dialect.Writes != "" {
@@ -110,19 +133,25 @@ func (t *together) transaction(ctx context.Context) error {
 			return err
 		}
 	}
-	parts := t.take()
+	var parts []*part
 	defer func() {
 		for _, p := range parts {
 			close(p.done)
 		}
 	}()
-	if len(parts) == 1 {
-		if parts[0].err = parts[0].fn(ctx, run); parts[0].err == nil {
-			parts[0].err = t.base.outcome(tx.Commit(ctx))
+	start := time.Now()
+	for len(parts) < partsAtOnce && (len(parts) == 0 || time.Since(start) < partsTime) {
+		p, more := t.take()
+		if p == nil {
+			break
 		}
-		return nil
-	}
-	for _, p := range parts {
+		parts = append(parts, p)
+		if len(parts) == 1 && !more { // alone it needs no savepoint
+			if p.err = p.fn(ctx, run); p.err == nil {
+				p.err = t.base.outcome(tx.Commit(ctx))
+			}
+			return nil
+		}
 		if err := p.behindSavepoint(ctx, run); err != nil {
 			fail(parts, err)
 			return nil

@@ -1,0 +1,5 @@
+//go:build !race
+
+package sqldb
+
+const ledgerEvents = 10_000
