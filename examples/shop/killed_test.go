@@ -157,7 +157,7 @@ func demo(t *testing.T, environment map[string]string, lines int, moment time.Du
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	command := exec.CommandContext(ctx, program, "--lease", "500ms")
+	command := exec.CommandContext(ctx, program, "--lease", "1s")
 	command.Env = append(os.Environ(), "SHOP_AS_PROGRAM=1", "EVENT_ENV=test")
 	for name, value := range environment {
 		command.Env = append(command.Env, name+"="+value)
