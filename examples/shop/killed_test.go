@@ -39,7 +39,7 @@ var databases = map[string]func(t *testing.T) map[string]string{
 // be that of the test.
 func file(t *testing.T) string {
 	t.Helper()
-	if folder, err := os.MkdirTemp("/dev/shm", "tidings-shop-"); err == nil {
+	if folder, err := os.MkdirTemp("/dev/shm", "tidings-shop-"); err == nil { //nolint:usetesting // elsewhere than TempDir, on purpose
 		t.Cleanup(func() { _ = os.RemoveAll(folder) })
 		return filepath.Join(folder, "shop.db")
 	}
