@@ -119,7 +119,7 @@ func openSQLite(config Config, keepSent bool) (*sqlite.Store, []error) {
 	}
 	store, err := sqlite.Open(config.SQLitePath, &sqlite.Options{Prefix: prefix(config), KeepSent: keepSent})
 	if err != nil {
-		return nil, []error{fmt.Errorf("SQLITE_PATH=%s: %w", config.SQLitePath, err)}
+		return nil, []error{fmt.Errorf("SQLITE_PATH=%s, EVENT_NAMESPACE: %w", config.SQLitePath, err)}
 	}
 	return store, nil
 }

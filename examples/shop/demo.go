@@ -106,8 +106,12 @@ func (s *story) find(l *ledger) {
 				s.played = n + 1
 			}
 		}
-		if s.played < len(s.scenes()) || len(l.waiting()) > 0 {
+		if s.played < len(s.scenes()) {
 			return // it was not told to its end, or is new
+		}
+		next := story{chapter: s.chapter + 1}
+		if _, begun := l.user(next.adas()); !begun && len(l.waiting()) > 0 {
+			return // all of it was told, and not all handled
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // What docs/getting-started.md tells a newcomer to write builds, passes its test
-// and does what the page says, in memory and on a broker.
+// and does what the page says, in memory, on a broker and in a database.
 func TestTheGuideWorks(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it builds a program of its own")
@@ -36,14 +36,22 @@ func TestTheGuideWorks(t *testing.T) {
 		t.Errorf("the guide's test did not run:\n%s", output)
 	}
 	run("build", "-o", "hello", ".")
+	run("build", "-o", "hello-rows", "./rows")
 
 	t.Run("in memory", func(t *testing.T) {
-		greet(t, folder, "EVENT_DRIVER=", "EVENT_ENV=development")
+		greet(t, folder, "hello", "EVENT_DRIVER=", "EVENT_ENV=development")
 	})
 	t.Run("kafka", func(t *testing.T) {
 		environment := map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": server(t, "KAFKA_BROKERS")}
-		greet(t, folder, "EVENT_DRIVER=kafka", "KAFKA_BROKERS="+environment["KAFKA_BROKERS"],
+		greet(t, folder, "hello", "EVENT_DRIVER=kafka", "KAFKA_BROKERS="+environment["KAFKA_BROKERS"],
 			"EVENT_NAMESPACE=guide-"+strings.ReplaceAll(time.Now().UTC().Format("150405.000000"), ".", "-"))
+	})
+	t.Run("sqlite", func(t *testing.T) {
+		greet(t, folder, "hello-rows", "EVENT_DRIVER=sqlite", "SQLITE_PATH="+file(t))
+	})
+	t.Run("kafka and sqlite", func(t *testing.T) {
+		greet(t, folder, "hello-rows", "EVENT_DRIVER=kafka", "KAFKA_BROKERS="+server(t, "KAFKA_BROKERS"), "SQLITE_PATH="+file(t),
+			"EVENT_NAMESPACE=rows-"+strings.ReplaceAll(time.Now().UTC().Format("150405.000000"), ".", "-"))
 	})
 }
 
@@ -92,13 +100,13 @@ func newcomer(t *testing.T) (folder string) {
 	return folder
 }
 
-// greet runs the guide's program until it has said what the page promises, and
+// greet runs a program of the guide until it has said what the page promises, and
 // ends it as Ctrl-C does.
-func greet(t *testing.T, folder string, environment ...string) {
+func greet(t *testing.T, folder, program string, environment ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	command := exec.CommandContext(ctx, filepath.Join(folder, "hello"))
+	command := exec.CommandContext(ctx, filepath.Join(folder, program))
 	command.Env = append(os.Environ(), environment...)
 	var complaints strings.Builder
 	command.Stderr = &complaints

@@ -39,7 +39,7 @@ var databases = map[string]func(t *testing.T) map[string]string{
 // be that of the test.
 func file(t *testing.T) string {
 	t.Helper()
-	if folder, err := os.MkdirTemp("/dev/shm", "tidings-shop-"); err == nil {
+	if folder, err := os.MkdirTemp("/dev/shm", "tidings-shop-"); err == nil { //nolint:usetesting // elsewhere than TempDir, on purpose
 		t.Cleanup(func() { _ = os.RemoveAll(folder) })
 		return filepath.Join(folder, "shop.db")
 	}
@@ -157,7 +157,7 @@ func demo(t *testing.T, environment map[string]string, lines int, moment time.Du
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	command := exec.CommandContext(ctx, program, "--lease", "500ms")
+	command := exec.CommandContext(ctx, program, "--lease", "1s")
 	command.Env = append(os.Environ(), "SHOP_AS_PROGRAM=1", "EVENT_ENV=test")
 	for name, value := range environment {
 		command.Env = append(command.Env, name+"="+value)

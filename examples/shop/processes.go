@@ -21,7 +21,7 @@ import (
 func (m *Main) runProcesses(ctx context.Context) (err error) {
 	driver := m.Getenv("EVENT_DRIVER")
 	if driver == "" || driver == "in-memory" {
-		return errors.New("--processes 2: in memory nothing reaches another process; set EVENT_DRIVER=sqlite, postgres, kafka, redis-streams, sqs or redis")
+		return errors.New("--processes 2: in memory nothing reaches another process; set EVENT_DRIVER=kafka, redis-streams, sqs, redis, postgres or sqlite")
 	}
 	n := newNarrator(m.stage(), m.Color)
 	n.say("%s", n.paint(bold, "Three modules in two processes, driver "+driver))
@@ -30,7 +30,7 @@ func (m *Main) runProcesses(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	ctx, fail := context.WithCancelCause(ctx)
+	alive, fail := context.WithCancelCause(ctx) // as long as both are
 	defer fail(nil)
 	var shared []string
 	for _, name := range []string{"EVENT_NAMESPACE", "EVENT_CLAIMS", "SQS_FIFO", "SQLITE_PATH"} {
@@ -44,7 +44,7 @@ func (m *Main) runProcesses(ctx context.Context) (err error) {
 		return err
 	}
 	for _, modules := range []string{"identity", "billing,notifications"} {
-		c, err := startChild(ctx, fail, n, modules, m.lease, shared...)
+		c, err := startChild(alive, fail, n, modules, m.lease, shared...)
 		if err != nil {
 			return errors.Join(err, stop())
 		}
@@ -52,7 +52,7 @@ func (m *Main) runProcesses(ctx context.Context) (err error) {
 		n.say("  process %d runs %s at %s", c.command.Process.Pid, modules, c.url)
 	}
 	r := &remote{client: &http.Client{Timeout: 30 * time.Second}, identity: services[0].url, others: services[1].url}
-	told, err := s.tell(ctx, n, r)
+	told, err := s.tell(alive, n, r)
 	if err = errors.Join(err, stop()); err != nil {
 		return err
 	}

@@ -18,11 +18,11 @@ import (
 	"github.com/tidings-go/tidings/outbox"
 )
 
-// Profile is what billing knows of a user, and Subscription what one pays for.
-type (
-	Profile      = accounts.Profile
-	Subscription = accounts.Subscription
-)
+// Profile is what billing knows of a user.
+type Profile = accounts.Profile
+
+// Subscription is what a user pays for.
+type Subscription = accounts.Subscription
 
 // Storage is where the module keeps profiles and subscriptions.
 type Storage = accounts.Storage
