@@ -83,6 +83,8 @@ func dialect(o Options) *sqlstore.Dialect {
 			_, err := run.Exec(ctx, notify)
 			return err
 		}
+		// One round trip: a second one would double the cost of an event.
+		d.AndNotify = func(insert string) string { return "WITH added AS (" + insert + ") " + notify }
 	}
 	return d
 }

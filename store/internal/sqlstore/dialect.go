@@ -62,6 +62,9 @@ type Dialect struct {
 	// Notify tells listeners that rows were added when the transaction commits, or
 	// is nil.
 	Notify func(ctx context.Context, run Statements) error
+	// AndNotify makes one statement of an INSERT and of what Notify does, or is
+	// nil.
+	AndNotify func(insert string) string
 	// Retry reports that a transaction of ours was rolled back for no fault of its
 	// own: a deadlock, a lock that was not had in time.
 	Retry func(err error) bool

@@ -36,35 +36,50 @@ func (b *base) add(ctx context.Context, run Statements, rows []outbox.Row) error
 	}
 	// In runs of powers of two, so that there are few statements to prepare.
 	for rest := rows; len(rest) > 0; {
-		n := 64
+		n := mostAdded
 		for n > len(rest) {
 			n /= 2
 		}
-		var statement strings.Builder
-		statement.WriteString("INSERT INTO {outbox} (slot, id, aggregatetype, aggregateid, type, headers, payload) VALUES ")
 		arguments := make([]any, 0, n*7)
-		for i, r := range rest[:n] {
+		for _, r := range rest[:n] {
 			headers, err := encodeHeaders(r.Headers)
 			if err != nil {
 				return b.fail(err, "add %s %s: headers", r.Type, r.ID)
 			}
-			if i > 0 {
-				statement.WriteString(", ")
-			}
-			at := len(arguments)
-			fmt.Fprintf(&statement, "($%d, $%d, $%d, $%d, $%d, $%d, $%d)", at+1, at+2, at+3, at+4, at+5, at+6, at+7)
 			arguments = append(arguments, r.Slot, r.ID, r.Channel, r.AggregateID, r.Type, headers, string(r.Payload))
 		}
-		if _, err := run.Exec(ctx, statement.String(), arguments...); err != nil {
+		rest = rest[n:]
+		statement := insertions[n]
+		if len(rest) == 0 && b.dialect.AndNotify != nil {
+			statement = b.dialect.AndNotify(statement)
+		}
+		if _, err := run.Exec(ctx, statement, arguments...); err != nil {
 			return b.fail(err, "add %d events", len(rows))
 		}
-		rest = rest[n:]
-	}
-	if b.dialect.Notify != nil {
-		return b.fail(b.dialect.Notify(ctx, run), "add %d events: notify", len(rows))
 	}
 	return nil
 }
+
+// mostAdded is how many rows one statement adds.
+const mostAdded = 64
+
+// insertions are the statements that add rows, by their number.
+var insertions = func() map[int]string {
+	statements := make(map[int]string)
+	for n := 1; n <= mostAdded; n *= 2 {
+		var statement strings.Builder
+		statement.WriteString("INSERT INTO {outbox} (slot, id, aggregatetype, aggregateid, type, headers, payload) VALUES ")
+		for i := range n {
+			if i > 0 {
+				statement.WriteString(", ")
+			}
+			at := i * 7
+			fmt.Fprintf(&statement, "($%d, $%d, $%d, $%d, $%d, $%d, $%d)", at+1, at+2, at+3, at+4, at+5, at+6, at+7)
+		}
+		statements[n] = statement.String()
+	}
+	return statements
+}()
 
 // Serialize implements [outbox.Store].
 func (s *Store[TX]) Serialize(ctx context.Context, tx TX, channel, aggregateID string) error {
