@@ -53,6 +53,8 @@ type base struct {
 	keepSent  bool
 	maxParked int
 
+	announced map[int]string // insertions with the dialect's AndNotify
+
 	checked atomic.Bool  // the schema was found to be right
 	claimed atomic.Int64 // claims since the store was made
 	lists   sync.Map     // lease names by group that are known to have rows
@@ -61,9 +63,15 @@ type base struct {
 
 // New makes a store. It does not ask the database yet.
 func New[TX any](s Settings[TX]) *Store[TX] {
+	announced := make(map[int]string)
+	if s.Dialect.AndNotify != nil {
+		for n, insertion := range insertions {
+			announced[n] = s.Dialect.AndNotify(insertion)
+		}
+	}
 	return &Store[TX]{
 		base: &base{
-			dialect: s.Dialect, book: newBook(s.Dialect), db: s.Database, schema: s.Schema, keepSent: s.KeepSent, maxParked: s.MaxParked,
+			dialect: s.Dialect, book: newBook(s.Dialect), db: s.Database, schema: s.Schema, keepSent: s.KeepSent, maxParked: s.MaxParked, announced: announced,
 		},
 		transaction: s.Transaction, begin: s.Begin, wake: s.Wake,
 	}
@@ -178,6 +186,7 @@ func at(microseconds int64) time.Time { return time.UnixMicro(microseconds).UTC(
 // Compile-time: a store is both.
 var (
 	_ outbox.Store[int] = (*Store[int])(nil)
+	_ outbox.Operations = (*Store[int])(nil)
 	_ inbox.Store[int]  = (*Store[int])(nil)
 	_ driver.Leases     = (*Store[int])(nil)
 )
