@@ -153,7 +153,11 @@ func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
 
 func TestOutboxSQL(t *testing.T) { storetest.Outbox(t, databaseSQL) }
 
+func TestRelay(t *testing.T) { storetest.Relay(t, database) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
+
+func TestRelaySQL(t *testing.T) { storetest.Relay(t, databaseSQL) }
 
 func TestInboxSQL(t *testing.T) { storetest.Inbox(t, databaseSQL) }
 
