@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -84,7 +83,7 @@ func openDatabase(config Config, options *Options) (opened, []error) {
 	if config.DatabaseURL == "" {
 		return opened{}, []error{fmt.Errorf("EVENT_DRIVER is postgres and DATABASE_URL %w: say postgres://user:password@host:5432/database", errMissing)}
 	}
-	if u, err := url.Parse(config.DatabaseURL); err == nil && u.Host != "" && beyondHost(u) {
+	if beyondHost(config.DatabaseURL) {
 		return opened{}, []error{errors.New("DATABASE_URL " + errEncode)}
 	}
 	parsed, err := pgxpool.ParseConfig(config.DatabaseURL)
