@@ -187,7 +187,7 @@ func (p *process) relay(ctx context.Context) error {
 	}
 	options := p.parts.Relay
 	options.Logger = slog.New(slog.DiscardHandler)
-	r, err := outbox.NewRelay(&markedQueue{p.parts.Queue, p.journal}, forward, &options)
+	r, err := outbox.NewRelay(&markedQueue{p.parts.Queue, p.journal, p.Process}, forward, &options)
 	if err != nil {
 		return err
 	}
@@ -201,18 +201,23 @@ func (p *process) relay(ctx context.Context) error {
 type markedQueue struct {
 	outbox.Queue
 	journal *journal
+	process string
 }
 
 func (q *markedQueue) Sent(ctx context.Context, group, holder string, leases []driver.Lease, rows []outbox.Row) (int, error) {
 	n, err := q.Queue.Sent(ctx, group, holder, leases, rows)
-	if err == nil {
-		marked := make([]entry, len(rows))
-		for at, r := range rows {
-			marked[at] = entry{word: wordMarked, id: r.ID}
-		}
-		q.journal.write(marked...)
+	if err != nil || n < len(rows) {
+		// The slot went to another relay meanwhile, or nobody knows: they may be sent
+		// again.
+		q.journal.write(entry{word: wordFault, id: q.process})
+		return n, err
 	}
-	return n, err
+	marked := make([]entry, len(rows))
+	for at, r := range rows {
+		marked[at] = entry{word: wordMarked, id: r.ID}
+	}
+	q.journal.write(marked...)
+	return n, nil
 }
 
 // Process is one that the suite has started, from outside.
