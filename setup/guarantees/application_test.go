@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest/faults"
 	"github.com/tidings-go/tidings/inbox"
 	"github.com/tidings-go/tidings/outbox"
@@ -32,6 +33,7 @@ type application[TX any] struct {
 		inbox.Store[TX]
 		Migrate(ctx context.Context) error
 		Log() outbox.Log
+		Lanes() driver.LaneStore
 	}
 	begin func(ctx context.Context) (tx TX, commit, rollback func(context.Context) error, err error)
 	in    func(tx TX) executor
@@ -66,10 +68,13 @@ func (a *application[TX]) migrate(ctx context.Context) error {
 	return commit(ctx)
 }
 
+// handler is the suite's.
+type handler = func(ctx context.Context, e tidings.Event[faults.StepPayload], effect func(context.Context) error) error
+
 // react is an inbox whose effect is a row.
-func (a *application[TX]) react(trap *faults.Trap) func(func(context.Context, tidings.Event[faults.StepPayload], func(context.Context) error) error) tidings.Reaction {
-	return func(handle func(context.Context, tidings.Event[faults.StepPayload], func(context.Context) error) error) tidings.Reaction {
-		return inbox.On(faults.TrapStore(trap, a.store), faults.StepTaken, func(ctx context.Context, tx TX, e tidings.Event[faults.StepPayload]) error {
+func (a *application[TX]) react(trap *faults.Trap) func(tidings.Contract[faults.StepPayload], handler) tidings.Reaction {
+	return func(contract tidings.Contract[faults.StepPayload], handle handler) tidings.Reaction {
+		return inbox.On(faults.TrapStore(trap, a.store), contract, func(ctx context.Context, tx TX, e tidings.Event[faults.StepPayload]) error {
 			return handle(ctx, e, func(ctx context.Context) error { return a.in(tx)(ctx, insertEffect, e.ID()) })
 		})
 	}
@@ -135,7 +140,7 @@ func (a *application[TX]) effects(ctx context.Context) (map[string]int, error) {
 
 // onPostgres opens the application's database in the schema of a place.
 func onPostgres(ctx context.Context, place faults.Place) (*application[pgx.Tx], error) {
-	config, err := pgxpool.ParseConfig(place.Database)
+	config, err := pgxpool.ParseConfig(through(place.Database, place.DatabaseLine))
 	if err != nil {
 		return nil, err
 	}

@@ -68,13 +68,16 @@ func TestKilledAtNamedPoints(t *testing.T) {
 			})
 		}
 	})
-	table.write(t, "killed at named points", fmt.Sprintf("Leases of %v (slots of the driver and of the relay), a Kafka session of %v, a batch of the relay of 50, 12 aggregates, about 400 events/s.", leaseTime, sessionTimeout))
+	table.write(t, "killed at named points", fmt.Sprintf("Leases of %v (slots of the driver and of the relay), a Kafka session of %v, a batch of the relay of 50, 12 aggregates, at most 400 events/s, and 100 where consumers are killed.", leaseTime, sessionTimeout))
 }
 
 // killAt kills one process of a world, again and again, while the others work.
 func killAt(t *testing.T, ledger *faults.Ledger, world faults.World, a at, rounds int) faults.Verdict {
 	trial := faults.NewTrial(t, ledger, world, a.role+" killed "+string(a.point))
 	load := faults.Load{Aggregates: 12, Batch: 6, Pause: 15 * time.Millisecond}
+	if a.role == faults.Consumer {
+		load.Pause = 60 * time.Millisecond // it takes seconds until another one has what the dead one had
+	}
 	roles := map[string]faults.Order{
 		faults.Publisher: {Role: faults.Publisher, Lane: "a", Load: load},
 		faults.Consumer:  {Role: faults.Consumer},

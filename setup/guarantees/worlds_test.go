@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,7 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	faults.Main(onPostgresWorld, onSQLiteWorld, outboxWorld)
+	faults.Main(append(worlds(), outboxWorld)...)
 	flag.Parse()
 	os.Exit(m.Run())
 }
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 // results.
 const (
 	leaseTime      = time.Second
-	sessionTimeout = 3 * time.Second
+	sessionTimeout = 3 * time.Second // of Kafka, and the visibility timeout of SQS
 )
 
 // subscribe are the options of every subscription. MaxCrashes is high: the kills
@@ -45,7 +46,7 @@ func subscribe() tidings.SubscribeOptions {
 // The database is the bus: publishers commit with their events in one transaction,
 // consumers number and read, handlers write in the transaction of the inbox.
 var onPostgresWorld = faults.World{
-	Name: "postgres",
+	Name: "postgres", Session: leaseTime, Database: true,
 	Enter: func(ctx context.Context, place faults.Place, trap *faults.Trap) (*faults.Parts, error) {
 		return databaseParts(ctx, "postgres", place, trap, onPostgres)
 	},
@@ -54,7 +55,9 @@ var onPostgresWorld = faults.World{
 }
 
 var onSQLiteWorld = faults.World{
-	Name: "sqlite",
+	Name: "sqlite", Session: leaseTime, Database: true,
+	NoServer: "there is no server: the database is a file",
+	Not:      map[string]string{"lines": "there is no connection: the database is a file"},
 	Enter: func(ctx context.Context, place faults.Place, trap *faults.Trap) (*faults.Parts, error) {
 		return databaseParts(ctx, "sqlite", place, trap, onFile)
 	},
@@ -71,7 +74,8 @@ func databaseParts[TX any](ctx context.Context, name string, place faults.Place,
 	if err != nil {
 		return nil, err
 	}
-	return &faults.Parts{Driver: d, Subscribe: subscribe(), React: a.react(trap), Commit: a.commit, Committed: a.committed, Close: a.close}, nil
+	return &faults.Parts{Driver: d, Options: tidings.Options{Lanes: a.store.Lanes()},
+		Subscribe: subscribe(), React: a.react(trap), Commit: a.commit, Committed: a.committed, Close: a.close}, nil
 }
 
 func effectsOf[TX any](open func(context.Context, faults.Place) (*application[TX], error)) func(context.Context, faults.Place) (map[string]int, error) {
@@ -114,11 +118,20 @@ var outboxWorld = faults.World{
 }
 
 func newKafka(place faults.Place) (driver.Driver, error) {
-	return kafka.New(kafka.Options{
-		Brokers: strings.Split(place.Broker, ","), Namespace: place.Namespace, Partitions: 4, Provision: kafka.ProvisionAlways, ReplicationFactor: 1,
+	options := kafka.Options{
+		Brokers: strings.Split(place.Broker, ","), Namespace: place.Namespace, Partitions: 4, Provision: kafka.ProvisionAlways,
 		SessionTimeout: sessionTimeout, RebalanceTimeout: 5 * time.Second,
 		ClientOptions: []kgo.Opt{kgo.HeartbeatInterval(200 * time.Millisecond)},
-	})
+	}
+	if options.ReplicationFactor = 1; len(options.Brokers) == 3 {
+		options.ReplicationFactor = 3
+	}
+	if place.BrokerLine != "" { // whatever the broker says where it is
+		options.ClientOptions = append(options.ClientOptions, kgo.Dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, place.BrokerLine)
+		}))
+	}
+	return kafka.New(options)
 }
 
 // removeKafka deletes the topics and groups of a place.

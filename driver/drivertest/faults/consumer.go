@@ -12,6 +12,36 @@ import (
 
 // consume handles until ctx ends.
 func (p *process) consume(ctx context.Context) error {
+	b, err := p.subscribed()
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	if b.Ready(ctx) == nil {
+		p.journal.write(entry{word: wordReady})
+	}
+	return <-done
+}
+
+// both handles what it publishes.
+func (p *process) both(ctx context.Context) error {
+	b, err := p.subscribed()
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	if b.Ready(ctx) == nil {
+		p.journal.write(entry{word: wordReady})
+		if err := p.publishThrough(ctx, b); err != nil {
+			return err
+		}
+	}
+	return <-done
+}
+
+func (p *process) subscribed() (*tidings.Bus, error) {
 	d := p.parts.Driver
 	if _, direct := d.(driver.Direct); !direct {
 		d = &watchedDriver{d, p}
@@ -21,21 +51,26 @@ func (p *process) consume(ctx context.Context) error {
 	if d.Features().History {
 		options.StartAt = tidings.StartBeginning
 	}
-	reaction := StepTaken.On(func(ctx context.Context, e tidings.Event[StepPayload]) error {
-		return p.handle(ctx, e, func(context.Context) error { return nil })
-	})
+	if p.MaxCrashes > 0 {
+		options.MaxCrashes = p.MaxCrashes
+	}
+	var reaction tidings.Reaction
 	if p.parts.React != nil {
-		reaction = p.parts.React(p.handle)
+		reaction = p.parts.React(p.contract(), p.handle)
+	} else {
+		reaction = p.contract().On(func(ctx context.Context, e tidings.Event[StepPayload]) error {
+			return p.handle(ctx, e, func(context.Context) error { return nil })
+		})
 	}
-	if err := b.Module("faults").Subscribe("work", &options, reaction); err != nil {
-		return err
+	return b, b.Module("faults").Subscribe("work", &options, reaction)
+}
+
+// contract is the one that this version of the application knows.
+func (p *process) contract() tidings.Contract[StepPayload] {
+	if p.Binary > 0 {
+		return StepRetaken
 	}
-	done := make(chan error, 1)
-	go func() { done <- b.Run(ctx) }()
-	if b.Ready(ctx) == nil {
-		p.journal.write(entry{word: wordReady})
-	}
-	return <-done
+	return StepTaken
 }
 
 // errPoison is what a poisoned event meets.

@@ -5,13 +5,17 @@ import (
 	"database/sql"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 )
 
 // Ledger is a database that knows what every process of every trial did. It is
 // SQLite, opened by whoever uses the suite, and a file of its own: no process
 // under test writes to it.
-type Ledger struct{ db *sql.DB }
+type Ledger struct {
+	db *sql.DB
+	mu sync.Mutex // one writer at a time
+}
 
 // OpenLedger makes the tables in an empty database. The handle stays the caller's.
 func OpenLedger(ctx context.Context, db *sql.DB) (*Ledger, error) {
@@ -20,7 +24,7 @@ func OpenLedger(ctx context.Context, db *sql.DB) (*Ledger, error) {
 			return nil, fmt.Errorf("faults: the ledger: %w", err)
 		}
 	}
-	return &Ledger{db}, nil
+	return &Ledger{db: db}, nil
 }
 
 const schema = `
@@ -53,6 +57,8 @@ type Verdict struct {
 	Dead          int
 	// WithEffects says that effects were counted.
 	WithEffects bool
+	// NotProven says why there are no counts; all others are zero then.
+	NotProven string
 	// Note is a remark of the trial.
 	Note string
 	Took time.Duration
@@ -111,6 +117,8 @@ const (
 
 // enter stores what the processes did and counts.
 func (l *Ledger) enter(run string, entries []entry, published map[string]Step, transactions bool, effects map[string]int) (v Verdict, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	ctx := context.Background()
 	tx, err := l.db.BeginTx(ctx, nil)
 	if err != nil {

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -12,7 +13,9 @@ import (
 	"os/exec"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidings-go/tidings"
@@ -25,6 +28,7 @@ const (
 	Publisher = "publisher"
 	Consumer  = "consumer"
 	Relay     = "relay"
+	Both      = "publisher and consumer" // in one process
 )
 
 // Order is what a process is told.
@@ -42,6 +46,8 @@ type Order struct {
 	// Binary is which of two versions of an application this is: 0, or 1 with a
 	// newer version of the contract.
 	Binary int
+	// MaxCrashes replaces the subscription's.
+	MaxCrashes int
 
 	Folder  string
 	Process string
@@ -80,8 +86,9 @@ func obey(order Order, worlds []World) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	switches := &switches{}
 	go func() {
-		_, _ = io.Copy(io.Discard, os.Stdin)
+		switches.follow(os.Stdin)
 		cancel()
 	}()
 	trap := &Trap{Point: order.Point, Count: order.Count}
@@ -89,12 +96,14 @@ func obey(order Order, worlds []World) error {
 	if err != nil {
 		return err
 	}
-	p := &process{Order: order, journal: j, trap: trap, parts: parts}
+	p := &process{Order: order, journal: j, trap: trap, parts: parts, switches: switches}
 	switch order.Role {
 	case Publisher:
 		err = p.publish(ctx)
 	case Consumer:
 		err = p.consume(ctx)
+	case Both:
+		err = p.both(ctx)
 	case Relay:
 		err = p.relay(ctx)
 	default:
@@ -112,7 +121,51 @@ type process struct {
 	journal *journal
 	trap    *Trap
 	parts   *Parts
+	*switches
 }
+
+// switches are what the trial turns on and off in a running process, by lines on
+// its standard input.
+type switches struct {
+	settleFails     atomic.Bool
+	deadLettersFail atomic.Bool
+	publishingStops atomic.Bool
+}
+
+// Lines that a process understands.
+const (
+	SettleFails     = "settle fails"
+	DeadLettersFail = "dead letters fail"
+	PublishingStops = "publishing stops"
+	works           = " no more"
+)
+
+func (s *switches) follow(input io.Reader) {
+	for lines := bufio.NewScanner(input); lines.Scan(); {
+		what, off := strings.CutSuffix(lines.Text(), works)
+		switch what {
+		case SettleFails:
+			s.settleFails.Store(!off)
+		case DeadLettersFail:
+			s.deadLettersFail.Store(!off)
+		case PublishingStops:
+			s.publishingStops.Store(!off)
+		}
+	}
+}
+
+// Turn turns something on in the process, or off.
+func (p *Process) Turn(what string, on bool) {
+	p.trial.Helper()
+	if !on {
+		what += works
+	}
+	if _, err := io.WriteString(p.input, what+"\n"); err != nil && !p.Gone() {
+		p.trial.Errorf("%s: %v", p.Process, err)
+	}
+}
+
+var errSwitched = errors.New("faults: this fails now")
 
 func (p *process) bus(d driver.Driver, observers ...tidings.Observer) *tidings.Bus {
 	options := p.parts.Options
@@ -134,7 +187,7 @@ func (p *process) relay(ctx context.Context) error {
 	}
 	options := p.parts.Relay
 	options.Logger = slog.New(slog.DiscardHandler)
-	r, err := outbox.NewRelay(&markedQueue{p.parts.Queue, p.journal}, forward, &options)
+	r, err := outbox.NewRelay(&markedQueue{p.parts.Queue, p.journal, p.Process}, forward, &options)
 	if err != nil {
 		return err
 	}
@@ -148,18 +201,23 @@ func (p *process) relay(ctx context.Context) error {
 type markedQueue struct {
 	outbox.Queue
 	journal *journal
+	process string
 }
 
 func (q *markedQueue) Sent(ctx context.Context, group, holder string, leases []driver.Lease, rows []outbox.Row) (int, error) {
 	n, err := q.Queue.Sent(ctx, group, holder, leases, rows)
-	if err == nil {
-		marked := make([]entry, len(rows))
-		for at, r := range rows {
-			marked[at] = entry{word: wordMarked, id: r.ID}
-		}
-		q.journal.write(marked...)
+	if err != nil || n < len(rows) {
+		// The slot went to another relay meanwhile, or nobody knows: they may be sent
+		// again.
+		q.journal.write(entry{word: wordFault, id: q.process})
+		return n, err
 	}
-	return n, err
+	marked := make([]entry, len(rows))
+	for at, r := range rows {
+		marked[at] = entry{word: wordMarked, id: r.ID}
+	}
+	q.journal.write(marked...)
+	return n, nil
 }
 
 // Process is one that the suite has started, from outside.
@@ -167,7 +225,7 @@ type Process struct {
 	Order
 	trial   *Trial
 	command *exec.Cmd
-	input   io.Closer
+	input   io.WriteCloser
 	output  *bytes.Buffer
 	ended   chan struct{}
 	once    sync.Once

@@ -23,6 +23,10 @@ func (p *process) publish(ctx context.Context) error {
 		defer cancel()
 		_ = b.Close(ending)
 	}()
+	return p.publishThrough(ctx, b)
+}
+
+func (p *process) publishThrough(ctx context.Context, b *tidings.Bus) error {
 	next, again, published, err := p.resume(ctx)
 	if err != nil {
 		return err
@@ -31,11 +35,11 @@ func (p *process) publish(ctx context.Context) error {
 		return nil
 	}
 	text := strings.Repeat("x", p.Load.Bytes)
-	for at := 0; ctx.Err() == nil && (p.Load.Events == 0 || published < p.Load.Events); {
+	for at := 0; ctx.Err() == nil && !p.publishingStops.Load() && (p.Load.Events == 0 || published < p.Load.Events); {
 		batch := make([]tidings.DomainEvent, 0, p.Load.Batch)
 		for len(batch) < p.Load.Batch && (p.Load.Events == 0 || published < p.Load.Events) {
 			aggregate := p.Lane + "-" + strconv.Itoa(at%p.Load.Aggregates)
-			batch = append(batch, StepTaken.New(aggregate, StepPayload{Number: next[aggregate], Text: text}))
+			batch = append(batch, p.contract().New(aggregate, StepPayload{Number: next[aggregate], Text: text}))
 			next[aggregate]++
 			at++
 			published++
@@ -104,7 +108,7 @@ func (p *process) resume(ctx context.Context) (next map[string]int, again []tidi
 	}
 	open := slices.SortedFunc(maps.Values(tried), func(a, b Step) int { return a.Number - b.Number })
 	for _, s := range open {
-		again = append(again, StepTaken.New(s.Aggregate, StepPayload{Number: s.Number, Text: strings.Repeat("x", p.Load.Bytes)}, tidings.WithID(s.ID)))
+		again = append(again, p.contract().New(s.Aggregate, StepPayload{Number: s.Number, Text: strings.Repeat("x", p.Load.Bytes)}, tidings.WithID(s.ID)))
 	}
 	return next, again, published + len(again), nil
 }

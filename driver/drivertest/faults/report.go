@@ -8,6 +8,9 @@ import (
 
 // Row is the verdict as a row of Markdown, in the columns of [Header].
 func (v Verdict) Row() string {
+	if v.NotProven != "" {
+		return fmt.Sprintf("| %s | %s | | | | | | | | | | not proven here: %s |", v.Driver, v.Fault, v.NotProven)
+	}
 	effects := fmt.Sprint(v.DoubleEffects)
 	if !v.WithEffects {
 		effects = "no inbox"

@@ -24,6 +24,7 @@ type Trial struct {
 	journal *journal
 	began   time.Time
 	hits    int // kills and other faults, for the table
+	note    string
 
 	mu        sync.Mutex
 	started   int
@@ -126,6 +127,10 @@ func (t *Trial) Finished() int {
 // process where it is nil.
 func (t *Trial) Told(by *Process, word string) int {
 	t.read()
+	return t.told(by, word)
+}
+
+func (t *Trial) told(by *Process, word string) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if by == nil {

@@ -22,6 +22,9 @@ var (
 
 // PutDeadLetter implements [driver.DeadLetters].
 func (d *watchedDriver) PutDeadLetter(ctx context.Context, letter driver.DeadLetter) error {
+	if d.process.deadLettersFail.Load() {
+		return errSwitched
+	}
 	return d.Driver.(driver.DeadLetters).PutDeadLetter(ctx, letter)
 }
 
@@ -67,6 +70,9 @@ func (c *watchedConsumer) Settle(ctx context.Context, settlements []driver.Settl
 			c.process.trap.At(AfterCommitBeforeSettle)
 			break
 		}
+	}
+	if c.process.settleFails.Load() {
+		return errSwitched
 	}
 	err := c.Consumer.Settle(ctx, settlements)
 	if err != nil {

@@ -20,15 +20,21 @@ type StepPayload struct {
 // "faults.work".
 var StepTaken = tidings.Define[StepPayload]("faults.step.taken", 1, tidings.Repeatable)
 
+// StepRetaken is its next version, which handlers of the first cannot read.
+var StepRetaken = tidings.Define[StepPayload]("faults.step.taken", 2, tidings.Repeatable, tidings.ReadsFrom(1))
+
 // Place says where a process finds what it works with.
 type Place struct {
 	// Namespace is that of the trial: a prefix of topics, a schema, the path of a
 	// file.
 	Namespace string
-	// Broker and Database are addresses: the trial may have put a proxy, or a
-	// server of its own, there.
+	// Broker and Database are addresses.
 	Broker   string
 	Database string
+	// BrokerLine and DatabaseLine are proxies of the trial, host:port, through
+	// which its processes reach the two. Empty: they go straight there.
+	BrokerLine   string
+	DatabaseLine string
 }
 
 // World is one driver with its broker, as the suite reaches it.
@@ -40,6 +46,27 @@ type World struct {
 	Enter func(ctx context.Context, place Place, trap *Trap) (*Parts, error)
 	// Prepare makes a place for one trial, empty, and cleans up with t.Cleanup.
 	Prepare func(t testing.TB) Place
+	// Session is how long what a process has stays with it when it is gone: a
+	// lease, a session, a visibility timeout.
+	Session time.Duration
+	// Largest is the largest payload in bytes that surely fits; 0: there is no
+	// limit worth testing.
+	Largest int
+	// Server starts a broker that belongs to the trials of this world alone, or
+	// returns the one that it has started for this test. Nil: NoServer says why
+	// there is none.
+	Server   func(t testing.TB) *Server
+	NoServer string
+	// Database says that the broker is the application's database.
+	Database bool
+	// Separate says that handlers have a database that is not the broker.
+	Separate bool
+	// AtMostOnce says that events are lost with whoever does not listen.
+	AtMostOnce bool
+	// OneProcess says that publishers and handlers share a process.
+	OneProcess bool
+	// Not says why a fault cannot be made, or makes no sense, in this world.
+	Not map[string]string
 	// Effects returns how often each event's effect is in the application's
 	// database. Nil: handlers have no effects there.
 	Effects func(ctx context.Context, place Place) (map[string]int, error)
@@ -54,7 +81,7 @@ type Parts struct {
 	Subscribe tidings.SubscribeOptions
 	// React makes the reaction: its handler calls handle, which calls effect once
 	// where the effect belongs. Nil: a plain handler without effects.
-	React func(handle func(ctx context.Context, e tidings.Event[StepPayload], effect func(context.Context) error) error) tidings.Reaction
+	React func(contract tidings.Contract[StepPayload], handle func(ctx context.Context, e tidings.Event[StepPayload], effect func(context.Context) error) error) tidings.Reaction
 	// Commit publishes the events in a transaction of the application, together
 	// with rows that say so; before is called before the commit. Nil: Publish.
 	Commit func(ctx context.Context, bus *tidings.Bus, events []tidings.DomainEvent, before func()) error
@@ -79,6 +106,18 @@ type Load struct {
 	Events int
 	// Bytes is the size of the text in each event.
 	Bytes int
+}
+
+// Server is a broker that a trial may break.
+type Server struct {
+	// Address is where it is, as Place.Broker or Place.Database has it, and Host
+	// its host:port.
+	Address string
+	Host    string
+	// Kill ends it with SIGKILL; Start starts it again over the same data and
+	// waits until it answers.
+	Kill  func(t testing.TB)
+	Start func(t testing.TB)
 }
 
 // Work is what handlers do.
