@@ -44,7 +44,8 @@ type Config struct {
 
 	// DeadLetters is database to keep dead letters there, where they can be
 	// listed and retried, instead of in the broker's own place. The drivers
-	// postgres and sqlite do that anyway.
+	// postgres and sqlite do that anyway. With collect (kafka and sqs) they go to
+	// the broker's place, and are brought from there into the database.
 	DeadLetters string `env:"EVENT_DEAD_LETTERS"`
 
 	// DatabaseURL is postgres://user:password@host:port/database. The driver

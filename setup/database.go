@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/deadletter"
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/sqldb"
 	"github.com/tidings-go/tidings/outbox"
@@ -36,6 +37,10 @@ type logged interface{ Log() outbox.Log }
 // inDatabase is the word for the database in EVENT_CLAIMS and EVENT_DEAD_LETTERS.
 const inDatabase = "database"
 
+// collected is the word in EVENT_DEAD_LETTERS for dead letters that go to the
+// broker's place and are collected from there into the database.
+const collected = "collect"
+
 const (
 	nameOfPostgres = "postgres"
 	nameOfSQLite   = "sqlite"
@@ -58,11 +63,11 @@ func openDatabase(config Config, options *Options) (opened, []error) {
 	}
 	kind := kindOfDatabase(config)
 	if driver := config.driver(); driver != nameOfPostgres && driver != nameOfSQLite {
-		if config.Claims != inDatabase && config.DeadLetters != inDatabase {
+		if config.Claims != inDatabase && config.DeadLetters == "" {
 			return opened{}, nil
 		}
 		if kind == "" {
-			return opened{}, []error{errors.New("EVENT_CLAIMS or EVENT_DEAD_LETTERS is database, and neither DATABASE_URL nor SQLITE_PATH is set")}
+			return opened{}, []error{errors.New("EVENT_CLAIMS or EVENT_DEAD_LETTERS needs a database, and neither DATABASE_URL nor SQLITE_PATH is set")}
 		}
 	}
 	return openKind(kind, config, false)
@@ -200,8 +205,12 @@ func (o opened) use(config Config, bus *tidings.Options) (errs []error) {
 		if bus.DeadLetters == nil {
 			bus.DeadLetters = o.database.DeadLetters()
 		}
+	case collected:
+		if bus.CollectedDeadLetters == nil {
+			bus.CollectedDeadLetters = o.database.DeadLetters()
+		}
 	default:
-		errs = append(errs, fmt.Errorf("EVENT_DEAD_LETTERS is %q: it is empty, or database", config.DeadLetters))
+		errs = append(errs, fmt.Errorf("EVENT_DEAD_LETTERS is %q: it is empty, database or collect", config.DeadLetters))
 	}
 	return errs
 }
@@ -233,3 +242,13 @@ type closer func() error
 
 // Close implements [io.Closer].
 func (c closer) Close() error { return c() }
+
+// collect makes the bus bring the broker's dead letters into the database.
+func collect(d driver.Driver, bus *tidings.Bus, options *tidings.Options) error {
+	reader, _ := d.(driver.DeadLetterReader) // NewCollector refuses nil
+	collector, err := deadletter.NewCollector(reader, options.CollectedDeadLetters, bus.Subscriptions, &deadletter.CollectorOptions{Logger: options.Logger})
+	if err != nil {
+		return fmt.Errorf("setup: %w", err)
+	}
+	return bus.Add(collector)
+}

@@ -109,6 +109,9 @@ func assemble(ctx context.Context, config Config, options *Options, database ope
 	errs = append(errs, complaints...)
 	if database.database != nil {
 		errs = append(errs, database.use(config, &bus)...)
+		if _, collects := d.(driver.DeadLetterReader); config.DeadLetters == collected && d != nil && !collects {
+			errs = append(errs, fmt.Errorf("EVENT_DEAD_LETTERS is collect, and driver %s has no place to collect from: say database", config.driver()))
+		}
 	}
 	var err error
 	if len(errs) > 0 {
@@ -134,7 +137,13 @@ func assemble(ctx context.Context, config Config, options *Options, database ope
 	if database.close != nil {
 		bus.Closers = append(slices.Clone(bus.Closers), database.close)
 	}
-	return tidings.New(d, &bus), nil
+	made := tidings.New(d, &bus)
+	if config.DeadLetters == collected {
+		if err := collect(d, made, &bus); err != nil {
+			return nil, errors.Join(err, made.Close(context.WithoutCancel(ctx)))
+		}
+	}
+	return made, nil
 }
 
 // ErrConfiguration is wrapped by errors about variables, of which nothing was

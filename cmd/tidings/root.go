@@ -27,6 +27,7 @@ var verbs = []func(*session) *cobra.Command{
 	relayVerb,
 	outboxVerb,
 	lanesVerb,
+	deadVerb,
 	versionVerb,
 }
 

@@ -113,12 +113,12 @@ func deadLetters(t testing.TB, addresses []string, prefix string) []driver.DeadL
 		if err := fetches.Err0(); err != nil {
 			t.Fatalf("%d of %d dead letters were read: %v", len(letters), left, err)
 		}
-		fetches.EachRecord(func(r *kgo.Record) { letters = append(letters, deadLetter(t, r)) })
+		fetches.EachRecord(func(r *kgo.Record) { letters = append(letters, readDeadLetter(t, r)) })
 	}
 	return letters
 }
 
-func deadLetter(t testing.TB, r *kgo.Record) driver.DeadLetter {
+func readDeadLetter(t testing.TB, r *kgo.Record) driver.DeadLetter {
 	var headers driver.Headers
 	for _, h := range r.Headers {
 		headers = append(headers, driver.Header{Name: h.Key, Value: string(h.Value)})

@@ -113,7 +113,7 @@ func (d *Driver) deadURL(ctx context.Context, letter *driver.DeadLetter) (string
 }
 
 // ParseDeadLetter reads a message of a dead letter queue. One that SQS moved there
-// by itself has no attribute [AttributeDeadLetter]; its reason is "redriven".
+// by itself has no attribute [AttributeDeadLetter]; its reason is "redriven by broker".
 func ParseDeadLetter(attributes driver.Headers, body []byte) (driver.DeadLetter, error) {
 	var headers driver.Headers
 	said := make(map[string]string)
@@ -133,7 +133,7 @@ func ParseDeadLetter(attributes driver.Headers, body []byte) (driver.DeadLetter,
 	}
 	letter, err := driver.ParseDeadLetter(headers, body)
 	if !found {
-		letter.Reason, letter.ID = "redriven", headers.Get(driver.HeaderEventID)
+		letter.Reason, letter.ID = "redriven by broker", headers.Get(driver.HeaderEventID)
 	}
 	return letter, err
 }

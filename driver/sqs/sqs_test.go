@@ -557,7 +557,7 @@ func TestDeadLetters(t *testing.T) {
 		t.Errorf("headers %v, error %q", got[0].Headers, got[0].Err)
 	}
 	redriven, err := ParseDeadLetter(driver.Headers{{Name: driver.HeaderEventType, Value: "a.b.c"}, {Name: driver.HeaderEventID, Value: "id-3"}}, []byte("{}"))
-	if err != nil || redriven.Reason != "redriven" || redriven.ID != "id-3" {
+	if err != nil || redriven.Reason != "redriven by broker" || redriven.ID != "id-3" {
 		t.Errorf("redriven: %+v, %v", redriven, err)
 	}
 }

@@ -152,6 +152,9 @@ func dialect(o Options) *sqlstore.Dialect {
 		Int:        "CAST(%s AS SIGNED)",
 		Positional: true,
 		Quote:      func(table string) string { return "`" + o.Prefix + table + "`" },
+		UseIndex: func(table, index string) string {
+			return " FORCE INDEX (`" + o.Prefix + table + "_" + index + "`)"
+		},
 		Upsert:     func(string) string { return "ON DUPLICATE KEY UPDATE" },
 		New:        func(column string) string { return "VALUES(" + column + ")" },
 		InsertNew:  "INSERT IGNORE INTO",

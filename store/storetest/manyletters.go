@@ -156,7 +156,7 @@ func manyPages(t *testing.T, m Many) {
 			if len(where) > 0 {
 				query += " WHERE " + strings.Join(where, " AND ")
 			}
-			if plan := m.Plan(t, query+" ORDER BY failed_at DESC, subscription DESC, letter_key DESC LIMIT 51"); strings.Contains(plan, m.Whole) {
+			if plan := m.Plan(t, query+" ORDER BY failed_at DESC, letter_key DESC, subscription DESC LIMIT 51"); strings.Contains(plan, m.Whole) {
 				t.Errorf("no index for %s:\n%s", name, plan)
 			}
 		}

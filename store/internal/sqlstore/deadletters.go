@@ -156,6 +156,23 @@ func (c *conditions) String() string {
 	return " WHERE " + strings.Join(c.parts, " AND ")
 }
 
+// pageIndex names the index for a page: that of the filter that leaves the least, in
+// the order of the page, whose other columns decide on the other filters. MariaDB
+// would read and sort everything that one of them leaves.
+func pageIndex(f *driver.DeadLetterFilter) string {
+	switch {
+	case f.Fingerprint != "":
+		return "fingerprint"
+	case f.Type != "":
+		return "type"
+	case f.Subscription != "":
+		return "subscription"
+	case f.State != "":
+		return "state"
+	}
+	return "page"
+}
+
 // ListDeadLetters implements [driver.DeadLetterStore].
 func (d *DeadLetters) ListDeadLetters(ctx context.Context, filter driver.DeadLetterFilter, after string, limit int) ([]driver.StoredDeadLetter, error) {
 	if err := d.ready(ctx, d.pool()); err != nil {
@@ -171,11 +188,16 @@ func (d *DeadLetters) ListDeadLetters(ctx context.Context, filter driver.DeadLet
 		// The first condition says no more than the second. It gives MariaDB, which
 		// compares rows without an index, where to begin.
 		where.and("failed_at <= ?", failed)
-		where.and("(failed_at < ? OR (failed_at = ? AND (subscription < ? OR (subscription = ? AND letter_key < ?))))", failed, failed, parts[1], parts[1], parts[2])
+		where.and("(failed_at < ? OR (failed_at = ? AND (letter_key < ? OR (letter_key = ? AND subscription < ?))))", failed, failed, parts[2], parts[2], parts[1])
 	}
 	where.filter(filter)
 	var letters []driver.StoredDeadLetter
-	query := "SELECT " + letterHead + " FROM {dead_letters}" + where.String() + " ORDER BY failed_at DESC, subscription DESC, letter_key DESC LIMIT $1"
+	const order = " ORDER BY failed_at DESC, letter_key DESC, subscription DESC"
+	query := "SELECT " + letterHead + " FROM {dead_letters}" + where.String() + order + " LIMIT $1"
+	if d.dialect.UseIndex != nil { // the index alone decides which they are, then they are read
+		query = "SELECT " + letterHead + " FROM {dead_letters} JOIN (SELECT subscription AS page_subscription, letter_key AS page_key FROM {dead_letters}" +
+			d.dialect.UseIndex("dead_letters", pageIndex(&filter)) + where.String() + order + " LIMIT $1) AS page ON page_subscription = subscription AND page_key = letter_key" + order
+	}
 	err := d.pool().Each(ctx, query, where.arguments, func(rows Rows) error {
 		l, err := scanLetter(rows, false)
 		letters = append(letters, l)

@@ -27,6 +27,9 @@ type Dialect struct {
 	Placeholder func(n int) string
 	// Quote writes the name of a table.
 	Quote func(table string) string
+	// UseIndex makes a SELECT read an index of a table, given what follows the table
+	// in its name; nil where the planner chooses well.
+	UseIndex func(table, index string) string
 	// Upsert begins what follows the conflict of an INSERT with a key, given its
 	// columns: "ON CONFLICT (a, b) DO UPDATE SET".
 	Upsert func(columns string) string
