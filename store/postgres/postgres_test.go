@@ -153,6 +153,10 @@ func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
 
 func TestOutboxSQL(t *testing.T) { storetest.Outbox(t, databaseSQL) }
 
+func TestAdministration(t *testing.T) { storetest.Administration(t, database, false) }
+
+func TestAdministrationSQL(t *testing.T) { storetest.Administration(t, databaseSQL, false) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
 
 func TestInboxSQL(t *testing.T) { storetest.Inbox(t, databaseSQL) }
