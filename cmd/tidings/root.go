@@ -27,6 +27,10 @@ var verbs = []func(*session) *cobra.Command{
 	relayVerb,
 	outboxVerb,
 	lanesVerb,
+	subscriptionVerb,
+	provisionVerb,
+	doctorVerb,
+	forgetVerb,
 	versionVerb,
 }
 
