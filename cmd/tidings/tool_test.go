@@ -183,11 +183,11 @@ func onMySQL(t testing.TB) environment {
 		t.Fatal(err)
 	}
 	db, name := sql.OpenDB(connector), unique(t)
-	if _, err := db.ExecContext(t.Context(), "CREATE DATABASE " + name); err != nil {
+	if _, err := db.ExecContext(t.Context(), "CREATE DATABASE "+name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, _ = db.ExecContext(context.Background(), "DROP DATABASE " + name)
+		_, _ = db.ExecContext(context.Background(), "DROP DATABASE "+name)
 		_ = db.Close()
 	})
 	u := url.URL{Scheme: "mysql", User: url.UserPassword(config.User, config.Passwd), Host: config.Addr, Path: "/" + name}
@@ -242,4 +242,18 @@ func row(aggregate string, n int) outbox.Row {
 		Body:    fmt.Appendf(nil, `{"id":"%s-%d","aggregateId":%q,"eventType":"shop.order.placed","occurredAt":"2026-01-02T03:04:05.000Z","version":1,"payload":{"n":%d}}`, aggregate, n, aggregate, n),
 	}
 	return outbox.RowOf(m)
+}
+
+// settingOf is a setting of PostgreSQL.
+func settingOf(t testing.TB, address, name string) (value string) {
+	t.Helper()
+	connection, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = connection.Close(context.Background()) }()
+	if err := connection.QueryRow(t.Context(), "SELECT current_setting($1)", name).Scan(&value); err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
