@@ -87,6 +87,7 @@ func dialect(o Options) *sqlstore.Dialect {
 		},
 		NoTable:     func(err error) bool { return sqlState(err) == "42P01" || sqlState(err) == "3F000" },
 		Places:      "(SELECT CAST(value->>0 AS smallint) AS slot, CAST(value->>1 AS bigint) AS position FROM json_array_elements(CAST($1 AS text)::json))",
+		Lateral:     true,
 		SentAtOnce:  sentAtOnce,
 		SentAndKept: sentAndKept,
 		Pending:     pending,
