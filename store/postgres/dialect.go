@@ -98,6 +98,7 @@ func dialect(o Options) *sqlstore.Dialect {
 			fmt.Fprintf(&text, "GRANT SELECT, INSERT, UPDATE, DELETE ON\n\t%s\n\tTO %s;\n", strings.Join(tables, ",\n\t"), quote(user))
 			return text.String()
 		},
+		Lateral:     true,
 		SentAtOnce:  sentAtOnce,
 		SentAndKept: sentAndKept,
 		Pending:     pending,
