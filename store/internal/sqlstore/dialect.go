@@ -108,6 +108,10 @@ type Dialect struct {
 	// arguments are slots as JSON, the most rows of a slot and of all, and channels
 	// that are passed over, as JSON.
 	Pending string
+	// Fresh are arguments before those of Pending and SentAtOnce that make the
+	// client have them planned each time: a plan that was made while the outbox was
+	// empty reads all of it for every batch of a backlog.
+	Fresh []any
 }
 
 // tables are the names that statements may have in braces.

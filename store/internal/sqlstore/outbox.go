@@ -182,7 +182,7 @@ func (b *base) pendingStatement(look outbox.Look) (statement string, arguments [
 			return "", nil, err
 		}
 		except, err := json.Marshal(append([]string{}, look.Except...)) // [] and not null
-		return b.dialect.Pending, []any{string(slots), look.Each, look.Limit, string(except)}, err
+		return b.dialect.Pending, slices.Concat(b.dialect.Fresh, []any{string(slots), look.Each, look.Limit, string(except)}), err
 	}
 	allowed := "NOT EXISTS (SELECT 1 FROM {outbox_held} h WHERE h.aggregatetype = o.aggregatetype AND h.aggregateid = o.aggregateid AND h.until_at > {now})"
 	if len(look.Except) > 0 {
@@ -317,7 +317,7 @@ func (b *base) sentAtOnce(ctx context.Context, group, holder string, leases []dr
 	if b.keepSent {
 		statement = b.dialect.SentAndKept
 	}
-	_, err = b.pool().One(ctx, statement, []any{group, holder, string(held), string(numbers)}, &sent)
+	_, err = b.pool().One(ctx, statement, slices.Concat(b.dialect.Fresh, []any{group, holder, string(held), string(numbers)}), &sent)
 	return sent, err
 }
 
