@@ -76,6 +76,38 @@ func (b *Box[TX]) Status(ctx context.Context) (Status, error) {
 	return status, err
 }
 
+// Held lists the aggregates whose first event the broker refused, by the sequence
+// of that event: those beyond after, at most limit. See [Operations].
+func (b *Box[TX]) Held(ctx context.Context, after int64, limit int) ([]Held, error) {
+	return b.store.Held(ctx, after, limit)
+}
+
+// Retry lets the relay try a held event at once; the error wraps [ErrNotHeld]
+// when there is none with that sequence.
+func (b *Box[TX]) Retry(ctx context.Context, sequence int64) error {
+	err := b.store.Retry(ctx, sequence)
+	if err == nil {
+		b.Wake()
+	}
+	return err
+}
+
+// Discard takes a held event out, for a reason that is kept with it; what is
+// behind it in its aggregate goes on. See [Operations].
+func (b *Box[TX]) Discard(ctx context.Context, sequence int64, reason string) error {
+	err := b.store.Discard(ctx, sequence, reason)
+	if err == nil {
+		b.Wake()
+	}
+	return err
+}
+
+// Discarded lists what was discarded, by sequence: what is beyond after, at most
+// limit.
+func (b *Box[TX]) Discarded(ctx context.Context, after int64, limit int) ([]Discarded, error) {
+	return b.store.Discarded(ctx, after, limit)
+}
+
 // Wake makes the relay of this process look at once, for stores that cannot
 // announce a commit: it is called after one.
 func (b *Box[TX]) Wake() {

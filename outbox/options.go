@@ -26,7 +26,8 @@ type Options struct {
 	Batch int
 
 	// LeaseTime is how long the slots of a relay that died stay with it. Defaults
-	// to 10 seconds; at least 300 milliseconds. A send may take two thirds of it.
+	// to 10 seconds; at least 300 milliseconds. A send that takes longer than what is
+	// left of it, at least half while the database answers, has failed.
 	LeaseTime time.Duration
 
 	// PollInterval is how often the outbox is looked at when nothing wakes the

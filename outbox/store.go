@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
@@ -54,12 +55,63 @@ type Status struct {
 	Rate float64
 }
 
+// Refused is a row that could not be sent.
+type Refused struct {
+	Row     Row
+	Failure string
+	// Wait is how long its aggregate is held back.
+	Wait time.Duration
+}
+
+// Held is an aggregate whose first row was refused.
+type Held struct {
+	// Row is that row, with how often and how it failed.
+	Row Row
+	// Wait is how long it still is until the relay tries it again, 0 when it does
+	// so at its next look.
+	Wait time.Duration
+}
+
+// Discarded is a row that an operator took out instead of sending it.
+type Discarded struct {
+	Row    Row
+	At     time.Time
+	Reason string
+}
+
+// ErrNotHeld says of a row that it is not one that was refused: it is sent,
+// discarded, or has not been tried.
+var ErrNotHeld = errors.New("outbox: the event is not held")
+
+// Operations is what people do about rows that the broker refuses. All methods
+// may be called at once, and while relays run.
+type Operations interface {
+	// Held lists the aggregates that are held back, by the sequence of their
+	// first row: those beyond after, at most limit.
+	Held(ctx context.Context, after int64, limit int) ([]Held, error)
+
+	// Retry lets the relay try a held row at its next look, or returns an error
+	// that wraps [ErrNotHeld].
+	Retry(ctx context.Context, sequence int64) error
+
+	// Discard moves a held row to those that were discarded, with a reason, which
+	// must not be empty; what is behind it in its aggregate goes on. The error
+	// wraps [ErrNotHeld] when it is not held, or not any more. A relay that sends
+	// the row at this very moment may deliver it all the same.
+	Discard(ctx context.Context, sequence int64, reason string) error
+
+	// Discarded lists what was discarded, by sequence: what is beyond after, at
+	// most limit. Nothing deletes it.
+	Discarded(ctx context.Context, after int64, limit int) ([]Discarded, error)
+}
+
 // Store is what an outbox needs of a database; store/postgres, store/mysql and
 // store/sqlite have it. TX is the transaction that applications of that store
 // use. All methods may be called at once; those with a transaction as the
 // transaction allows.
 type Store[TX any] interface {
 	Queue
+	Operations
 
 	// Add inserts rows in the caller's transaction, in order, and makes the
 	// store tell waiting relays when it commits, where it can. An error of a
@@ -71,23 +123,33 @@ type Store[TX any] interface {
 	Serialize(ctx context.Context, tx TX, channel, aggregateID string) error
 }
 
+// Look is what a relay wants to see of an outbox.
+type Look struct {
+	// Slots whose rows are wanted: of each the first ones, at most Each, and at
+	// most Limit of all.
+	Slots       []int
+	Each, Limit int
+	// Except are channels whose rows are passed over.
+	Except []string
+}
+
 // Queue is what a relay needs of a store. All methods may be called at once.
 type Queue interface {
 	driver.Leases
 
-	// Pending returns committed rows of the slots that are not sent, at most
-	// limit, by Sequence, without those of aggregates that are held. It never
-	// waits for a transaction of somebody else.
-	Pending(ctx context.Context, slots []int, limit int) ([]Row, error)
+	// Pending returns committed rows that are not sent, by Sequence, without those
+	// of aggregates that are held. It never waits for a transaction of somebody
+	// else.
+	Pending(ctx context.Context, look Look) ([]Row, error)
 
 	// Sent takes rows out of the hot set: one statement, with effect only for
 	// rows whose slot the holder has at the epoch of the lease (named by
 	// [LeaseName]). It returns how many that were.
 	Sent(ctx context.Context, group, holder string, leases []driver.Lease, rows []Row) (int, error)
 
-	// Hold records that a row could not be sent, and holds its aggregate back
-	// for a while. It has effect only where Sent would.
-	Hold(ctx context.Context, group, holder string, lease driver.Lease, row Row, failure string, wait time.Duration) error
+	// Hold records that rows could not be sent, in one step, and holds their
+	// aggregates back. It has effect only where Sent would.
+	Hold(ctx context.Context, group, holder string, leases []driver.Lease, refused []Refused) error
 
 	// Status counts. It may cost a scan of the rows that are not sent, not more.
 	Status(ctx context.Context) (Status, error)

@@ -1,8 +1,10 @@
 package outbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +17,10 @@ type worker struct {
 	number int
 	wake   chan struct{}
 	round  sync.Mutex // held from reading rows until they are taken out
+
+	// each is how much is read of a slot at the next look: an equal part for those
+	// that had much the last time. 0 is an equal part for all.
+	each int
 
 	// sick are channels of which nothing was taken the last time.
 	sick map[string]*sickness
@@ -31,10 +37,6 @@ const (
 
 	firstBackoff = 100 * time.Millisecond // of a channel, or of the database
 	lastBackoff  = 5 * time.Second
-
-	// behindSick is how many batches are read to find something else to send
-	// while a channel is sick.
-	behindSick = 8
 )
 
 func doubled(first, last time.Duration, times int) time.Duration {
@@ -101,25 +103,23 @@ func (w *worker) once(ctx context.Context) (more bool, err error) {
 	if len(slots) == 0 {
 		return false, nil
 	}
-	limit := r.o.Batch
-	if len(w.sick) > 0 {
-		limit *= behindSick
-	}
-	rows, err := r.queue.Pending(ctx, slots, limit)
-	if err != nil {
+	rows, more, err := w.read(ctx, slots)
+	if err != nil || len(rows) == 0 {
 		return false, err
 	}
-	full := len(rows) == limit
-	rows = w.healthy(rows)
-	rows = rows[:min(len(rows), r.o.Batch)]
-	if len(rows) == 0 {
-		return false, nil
+	// A send ends before the lease of any of its slots does, whatever becomes of the
+	// renewal: the next holder sends the same rows. It does not end with ctx: what is
+	// sent is to be taken out, else it would be sent again.
+	lasting := context.WithoutCancel(ctx)
+	until := r.share.Until(leases)
+	if until.IsZero() {
+		return false, nil // they are lost
 	}
-	// What is sent is taken out, also when ctx ends meanwhile: else it would be
-	// sent again.
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*r.o.LeaseTime/3)
+	sending, cancel := context.WithDeadline(lasting, until)
+	sent, refused := w.send(sending, rows)
+	cancel()
+	ending, cancel := context.WithTimeout(lasting, 2*r.o.LeaseTime/3)
 	defer cancel()
-	sent, refused := w.send(ending, rows)
 	if len(sent) > 0 {
 		n, err := r.queue.Sent(ending, r.o.Group, r.holder, leases, sent)
 		if err != nil {
@@ -127,35 +127,68 @@ func (w *worker) once(ctx context.Context) (more bool, err error) {
 		}
 		r.rate.add(n)
 	}
-	for _, one := range refused {
-		for n, slot := range slots {
-			if slot != one.row.Slot {
-				continue
-			}
-			wait := doubled(firstHold, lastHold, one.row.Attempts)
-			r.o.Logger.Error("outbox: an event cannot be sent, its aggregate is held back", "type", one.row.Type, "id", one.row.ID, "aggregateId", one.row.AggregateID,
-				"attempts", one.row.Attempts+1, "wait", wait, "error", one.err)
-			if err := r.queue.Hold(ending, r.o.Group, r.holder, leases[n], one.row, one.err.Error(), wait); err != nil {
-				return false, err
-			}
+	if len(refused) > 0 {
+		if err := w.hold(ending, leases, refused); err != nil {
+			return false, err
 		}
 	}
-	return full || len(refused) > 0, nil
+	return more || len(refused) > 0, nil
 }
 
-// healthy leaves out what lies on channels that are to be tried later.
-func (w *worker) healthy(rows []Row) []Row {
-	if len(w.sick) == 0 {
-		return rows
+// read returns the next batch. more says that there may be more behind it.
+func (w *worker) read(ctx context.Context, slots []int) (rows []Row, more bool, err error) {
+	limit := w.relay.o.Batch
+	each := cmp.Or(w.each, portion(limit, len(slots)))
+	rows, err = w.relay.queue.Pending(ctx, Look{Slots: slots, Each: each, Limit: limit, Except: w.resting()})
+	if err != nil {
+		return nil, false, err
 	}
-	now := time.Now()
-	kept := rows[:0]
+	bySlot := make(map[int]int, len(slots))
 	for _, row := range rows {
-		if s := w.sick[row.Channel]; s == nil || !now.Before(s.until) {
-			kept = append(kept, row)
+		bySlot[row.Slot]++
+	}
+	longer := 0 // slots that may have more than was read of them
+	for _, n := range bySlot {
+		if n == each {
+			longer++
 		}
 	}
-	return kept
+	switch {
+	case len(rows) == limit:
+		w.each = portion(limit, len(bySlot))
+	case longer > 0:
+		w.each = portion(limit, longer)
+	default:
+		w.each = 0
+	}
+	return rows, longer > 0 || len(rows) == limit, nil
+}
+
+// portion divides a batch.
+func portion(limit, slots int) int { return (limit + slots - 1) / slots }
+
+// hold records what was refused; each aggregate waits longer every time.
+func (w *worker) hold(ctx context.Context, leases []driver.Lease, refused []refusedRow) error {
+	all := make([]Refused, len(refused))
+	for n, one := range refused {
+		all[n] = Refused{one.row, one.err.Error(), doubled(firstHold, lastHold, one.row.Attempts)}
+	}
+	first := refused[0]
+	w.relay.o.Logger.Error("outbox: events cannot be sent, their aggregates are held back", "aggregates", len(refused), "type", first.row.Type, "id", first.row.ID,
+		"aggregateId", first.row.AggregateID, "attempts", first.row.Attempts+1, "wait", all[0].Wait, "error", first.err)
+	return w.relay.queue.Hold(ctx, w.relay.o.Group, w.relay.holder, leases, all)
+}
+
+// resting are the channels that are to be tried later.
+func (w *worker) resting() (channels []string) {
+	now := time.Now()
+	for channel, s := range w.sick {
+		if now.Before(s.until) {
+			channels = append(channels, channel)
+		}
+	}
+	slices.Sort(channels)
+	return channels
 }
 
 type refusedRow struct {

@@ -147,6 +147,24 @@ func (s *Share) Owned() []driver.Lease {
 	return leases
 }
 
+// Until is when the first of some leases ends unless it is renewed: what must not
+// outlive an ownership ends before. It is the zero time when one of them is not
+// owned.
+func (s *Share) Until(leases []driver.Lease) (first time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, lease := range leases {
+		at := slices.IndexFunc(s.owned, func(o owned) bool { return o.lease == lease })
+		if at < 0 {
+			return time.Time{}
+		}
+		if until := s.owned[at].until; first.IsZero() || until.Before(first) {
+			first = until
+		}
+	}
+	return first
+}
+
 // Forget removes leases from what the instance has. It returns those that it
 // had.
 func (s *Share) Forget(leases []driver.Lease) (had []driver.Lease) {

@@ -161,6 +161,7 @@ func dialect(o Options) *sqlstore.Dialect {
 		ForUpdate:  " FOR UPDATE",
 		ForShare:   " LOCK IN SHARE MODE",
 		SkipLocked: " FOR UPDATE SKIP LOCKED",
+		Keys:       "JSON_TABLE(%s, '$[*]' COLUMNS (sequence bigint PATH '$')) w STRAIGHT_JOIN {outbox} o FORCE INDEX (PRIMARY) ON o.sequence = w.sequence",
 		Savepoint:  true,
 		Serialize: func(ctx context.Context, run sqlstore.Statements, key int64) error {
 			_, err := run.Exec(ctx, "INSERT INTO {locks} (lock_key) VALUES ($1) ON DUPLICATE KEY UPDATE lock_key = $1", int64(uint64(key)%lockRows)) //nolint:gosec // a hash

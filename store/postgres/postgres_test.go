@@ -153,7 +153,11 @@ func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
 
 func TestOutboxSQL(t *testing.T) { storetest.Outbox(t, databaseSQL) }
 
+func TestRelay(t *testing.T) { storetest.Relay(t, database) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
+
+func TestRelaySQL(t *testing.T) { storetest.Relay(t, databaseSQL) }
 
 func TestInboxSQL(t *testing.T) { storetest.Inbox(t, databaseSQL) }
 
@@ -232,4 +236,18 @@ func TestManyDeadLetters(t *testing.T) {
 			return strings.Join(lines, "\n")
 		},
 	})
+}
+
+// Debezium's outbox event router reads these columns by their names, as text.
+func TestDebeziumColumns(t *testing.T) {
+	p := pool(t)
+	open(t, p, postgres.Options{})
+	for _, column := range []string{"id", "aggregatetype", "aggregateid", "type", "payload"} {
+		var kind, nullable string
+		err := p.QueryRow(t.Context(), "SELECT data_type, is_nullable FROM information_schema.columns WHERE table_schema = $1 AND table_name = 'tidings_outbox' AND column_name = $2",
+			schema(t, p), column).Scan(&kind, &nullable)
+		if err != nil || kind != "text" || nullable != "NO" {
+			t.Errorf("column %s is %s, nullable %s: %v", column, kind, nullable, err)
+		}
+	}
 }

@@ -87,6 +87,8 @@ func TestLeases(t *testing.T) {
 
 func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
 
+func TestRelay(t *testing.T) { storetest.Relay(t, database) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
 
 func TestLog(t *testing.T) {

@@ -153,7 +153,7 @@ func refused[TX any](t *testing.T, d Empty[TX], what string) {
 	if err == nil || !strings.Contains(err.Error(), d.Refused.Error()) {
 		t.Errorf("%s: Check says %v", what, err)
 	}
-	if _, err := s.Pending(t.Context(), everySlot(), 1); err == nil {
+	if _, err := s.Pending(t.Context(), outbox.Look{Slots: everySlot(), Each: 1, Limit: 1}); err == nil {
 		t.Errorf("%s: the store works", what)
 	}
 }

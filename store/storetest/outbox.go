@@ -58,7 +58,7 @@ func everySlot() []int {
 
 func pending[TX any](t *testing.T, s SQL[TX], slots []int, limit int) []outbox.Row {
 	t.Helper()
-	rows, err := s.Pending(t.Context(), slots, limit)
+	rows, err := s.Pending(t.Context(), outbox.Look{Slots: slots, Each: limit, Limit: limit})
 	if err != nil {
 		t.Fatalf("Pending: %v", err)
 	}
@@ -206,7 +206,7 @@ func sentByHolder[TX any](t *testing.T, d Database[TX]) {
 	if n, err := other.Sent(t.Context(), "relay", "two", old, rows); err != nil || n != 0 {
 		t.Errorf("an old epoch took out %d rows: %v", n, err)
 	}
-	if err := s.Hold(t.Context(), "relay", "one", old[0], rows[0], "no", time.Hour); err != nil {
+	if err := s.Hold(t.Context(), "relay", "one", old, []outbox.Refused{{Row: rows[0], Failure: "no", Wait: time.Hour}}); err != nil {
 		t.Errorf("Hold: %v", err)
 	}
 	if left := pending(t, s, []int{slot}, 10); len(left) != 2 || left[0].Attempts != 0 {
@@ -226,7 +226,7 @@ func heldBack[TX any](t *testing.T, d Database[TX]) {
 	slot := outbox.SlotOf("a.b", "bad")
 	held := hold(t, s, "one", time.Minute, slot)
 	rows := pending(t, s, []int{slot}, 1)
-	if err := s.Hold(t.Context(), "relay", "one", held[0], rows[0], "too \x00 large", 2*leaseTime); err != nil {
+	if err := s.Hold(t.Context(), "relay", "one", held, []outbox.Refused{{Row: rows[0], Failure: "too \x00 large", Wait: 2 * leaseTime}}); err != nil {
 		t.Fatalf("Hold: %v", err)
 	}
 	if got := pending(t, s, everySlot(), 10); fmt.Sprint(ids(got)) != "[good-1]" {

@@ -19,14 +19,20 @@ const leaseTime = 300 * time.Millisecond
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(patience)
+	within(t, patience, what, condition)
+}
+
+// within waits for a condition, and not longer than limit.
+func within(t *testing.T, limit time.Duration, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.After(limit)
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
 	for !condition() {
 		select {
 		case <-look.C:
 		case <-deadline:
-			t.Fatalf("not within %v: %s", patience, what)
+			t.Fatalf("not within %v: %s", limit, what)
 		}
 	}
 }

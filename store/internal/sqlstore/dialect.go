@@ -53,6 +53,12 @@ type Dialect struct {
 	// OneWriter says that writers wait for each other whatever they write, so that
 	// it is better to write together.
 	OneWriter bool
+	// Keys joins rows o of the outbox, by primary key and in no other way, with a
+	// list of sequences that is its argument, JSON, for a database that would
+	// otherwise search the table where it is small and wait there for the rows of
+	// transactions that are open. Empty where nobody waits for rows that do not
+	// match.
+	Keys string
 	// Writes is a statement that makes a transaction a writer before it has read
 	// anything, or "".
 	Writes string
@@ -68,6 +74,9 @@ type Dialect struct {
 	// Notify tells listeners that rows were added when the transaction commits, or
 	// is nil.
 	Notify func(ctx context.Context, run Statements) error
+	// AndNotify makes one statement of an INSERT and of what Notify does, or is
+	// nil.
+	AndNotify func(insert string) string
 	// Retry reports that a transaction of ours was rolled back for no fault of its
 	// own: a deadlock, a lock that was not had in time.
 	Retry func(err error) bool
@@ -80,11 +89,19 @@ type Dialect struct {
 	// arguments are group, holder, leases and sequences as JSON; it returns the
 	// number of rows.
 	SentAtOnce, SentAndKept string
+	// Pending is one statement for [Store.Pending] where there is one. Its
+	// arguments are slots as JSON, the most rows of a slot and of all, and channels
+	// that are passed over, as JSON.
+	Pending string
+	// Fresh are arguments before those of Pending and SentAtOnce that make the
+	// client have them planned each time: a plan that was made while the outbox was
+	// empty reads all of it for every batch of a backlog.
+	Fresh []any
 }
 
 // tables are the names that statements may have in braces.
 var tables = []string{
-	"schema", "outbox", "outbox_sent", "outbox_held", "locks", "leases", "members", "claims", "starts", "epochs",
+	"schema", "outbox", "outbox_sent", "outbox_held", "outbox_discarded", "locks", "leases", "members", "claims", "starts", "epochs",
 	"dead_letters", "dead_letter_changes", "parked", "lane_owners", "lane_orders", "log", "log_slots", "positions",
 }
 
@@ -162,8 +179,8 @@ func (b *book) render(statement string) rendered {
 	return r
 }
 
-// placeholders rewrites $1, $2, … No statement of ours has a dollar sign
-// elsewhere.
+// placeholders rewrites $1, $2, … A dollar sign without a number stays: paths of
+// JSON begin with one.
 func (b *book) placeholders(text string) (string, []int) {
 	var out strings.Builder
 	var order []int
@@ -177,6 +194,10 @@ func (b *book) placeholders(text string) (string, []int) {
 		for digits < len(rest) && rest[digits] >= '0' && rest[digits] <= '9' {
 			digits++
 		}
+		if text = rest[digits:]; digits == 0 {
+			out.WriteByte('$')
+			continue
+		}
 		n, _ := strconv.Atoi(rest[:digits])
 		if b.dialect.Positional {
 			out.WriteByte('?')
@@ -184,7 +205,6 @@ func (b *book) placeholders(text string) (string, []int) {
 		} else {
 			out.WriteString(b.dialect.Placeholder(n))
 		}
-		text = rest[digits:]
 	}
 }
 

@@ -2,12 +2,13 @@ package sqlstore
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -34,28 +35,22 @@ func (b *base) add(ctx context.Context, run Statements, rows []outbox.Row) error
 	}
 	for rest := rows; len(rest) > 0; {
 		n := statementRows(len(rest))
-		var statement strings.Builder
-		statement.WriteString("INSERT INTO {outbox} (slot, id, aggregatetype, aggregateid, type, headers, payload) VALUES ")
 		arguments := make([]any, 0, n*7)
-		for i, r := range rest[:n] {
+		for _, r := range rest[:n] {
 			headers, err := encodeHeaders(r.Headers)
 			if err != nil {
 				return b.fail(err, "add %s %s: headers", r.Type, r.ID)
 			}
-			if i > 0 {
-				statement.WriteString(", ")
-			}
-			at := len(arguments)
-			fmt.Fprintf(&statement, "($%d, $%d, $%d, $%d, $%d, $%d, $%d)", at+1, at+2, at+3, at+4, at+5, at+6, at+7)
 			arguments = append(arguments, r.Slot, r.ID, r.Channel, r.AggregateID, r.Type, headers, string(r.Payload))
 		}
-		if _, err := run.Exec(ctx, statement.String(), arguments...); err != nil {
+		rest = rest[n:]
+		statement := insertions[n]
+		if len(rest) == 0 && b.dialect.AndNotify != nil {
+			statement = b.announced[n]
+		}
+		if _, err := run.Exec(ctx, statement, arguments...); err != nil {
 			return b.fail(err, "add %d events", len(rows))
 		}
-		rest = rest[n:]
-	}
-	if b.dialect.Notify != nil {
-		return b.fail(b.dialect.Notify(ctx, run), "add %d events: notify", len(rows))
 	}
 	return nil
 }
@@ -73,12 +68,33 @@ func (b *base) storable(rows []outbox.Row) error {
 // statementRows is how many rows to insert at once: runs of powers of two, so
 // that there are few statements to prepare.
 func statementRows(left int) int {
-	n := 64
+	n := mostAdded
 	for n > left {
 		n /= 2
 	}
 	return n
 }
+
+// mostAdded is how many rows one statement adds.
+const mostAdded = 64
+
+// insertions are the statements that add rows, by their number.
+var insertions = func() map[int]string {
+	statements := make(map[int]string)
+	for n := 1; n <= mostAdded; n *= 2 {
+		var statement strings.Builder
+		statement.WriteString("INSERT INTO {outbox} (slot, id, aggregatetype, aggregateid, type, headers, payload) VALUES ")
+		for i := range n {
+			if i > 0 {
+				statement.WriteString(", ")
+			}
+			at := i * 7
+			fmt.Fprintf(&statement, "($%d, $%d, $%d, $%d, $%d, $%d, $%d)", at+1, at+2, at+3, at+4, at+5, at+6, at+7)
+		}
+		statements[n] = statement.String()
+	}
+	return statements
+}()
 
 // Serialize implements [outbox.Store].
 func (s *Store[TX]) Serialize(ctx context.Context, tx TX, channel, aggregateID string) error {
@@ -89,15 +105,15 @@ func (s *Store[TX]) Serialize(ctx context.Context, tx TX, channel, aggregateID s
 }
 
 // Pending implements [outbox.Store].
-func (b *base) Pending(ctx context.Context, slots []int, limit int) ([]outbox.Row, error) {
-	if len(slots) == 0 || limit < 1 {
+func (b *base) Pending(ctx context.Context, look outbox.Look) ([]outbox.Row, error) {
+	if len(look.Slots) == 0 || look.Each < 1 || look.Limit < 1 {
 		return nil, nil
 	}
 	if err := b.ready(ctx, b.pool()); err != nil {
 		return nil, err
 	}
 	for {
-		rows, bare, err := b.pending(ctx, slots, limit)
+		rows, bare, err := b.pending(ctx, look)
 		if err != nil {
 			return nil, b.fail(err, "read pending events")
 		}
@@ -108,34 +124,45 @@ func (b *base) Pending(ctx context.Context, slots []int, limit int) ([]outbox.Ro
 		if err != nil {
 			return nil, b.fail(err, "give slots to events that were inserted without")
 		}
-		rows = withAssigned(rows, assigned, slots)
+		rows = withAssigned(rows, assigned, look.Slots)
 		if len(rows) > 0 || len(assigned) == 0 {
 			return rows, nil
 		}
 	}
 }
 
+// rowColumns are what scanRow reads of a row o.
+const rowColumns = `o.sequence, coalesce(o.slot, -1) AS slot, o.id, o.aggregatetype, o.aggregateid, o.type, coalesce(o.headers, '') AS headers, o.payload,
+	o.created_at, o.attempts, coalesce(o.failure, '') AS failure`
+
+// scanRow reads rowColumns and what follows them. A row without a slot has -1.
+func scanRow(r Rows, more ...any) (row outbox.Row, err error) {
+	var headers string
+	var created int64
+	destinations := []any{&row.Sequence, &row.Slot, &row.ID, &row.Channel, &row.AggregateID, &row.Type, &headers, &row.Payload, &created, &row.Attempts, &row.Failure}
+	if err := r.Scan(append(destinations, more...)...); err != nil {
+		return row, err
+	}
+	row.CreatedAt = at(created)
+	if row.Headers, err = decodeHeaders(headers); err != nil {
+		row.Headers = nil // somebody else's row: the relay wraps it from its columns
+	}
+	return row, nil
+}
+
 // pending reads rows of the slots and those without a slot, in one look at the
-// database: a row without one may come before a row that has one.
-func (b *base) pending(ctx context.Context, slots []int, limit int) (rows []outbox.Row, bare []int64, err error) {
-	arguments := []any{limit}
-	// Not waiting and not skipping: a plain read sees what is committed.
-	query := `SELECT o.sequence, coalesce(o.slot, -1), o.id, o.aggregatetype, o.aggregateid, o.type, coalesce(o.headers, ''), o.payload, o.created_at, o.attempts, coalesce(o.failure, '')
-		FROM {outbox} o
-		WHERE (o.slot IN ` + in(&arguments, slots) + ` OR o.slot IS NULL)
-		AND NOT EXISTS (SELECT 1 FROM {outbox_held} h WHERE h.aggregatetype = o.aggregatetype AND h.aggregateid = o.aggregateid AND h.until_at > {now})
-		ORDER BY o.sequence LIMIT $1`
-	err = b.pool().Each(ctx, query, arguments, func(r Rows) error {
-		var row outbox.Row
-		var headers string
-		var created int64
-		if err := r.Scan(&row.Sequence, &row.Slot, &row.ID, &row.Channel, &row.AggregateID, &row.Type, &headers, &row.Payload, &created, &row.Attempts, &row.Failure); err != nil {
+// database: a row without one may come before a row that has one. A plain read
+// sees what is committed; it neither waits nor skips.
+func (b *base) pending(ctx context.Context, look outbox.Look) (rows []outbox.Row, bare []int64, err error) {
+	statement, arguments, err := b.pendingStatement(look)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows = make([]outbox.Row, 0, min(look.Limit, look.Each*len(look.Slots)))
+	err = b.pool().Each(ctx, statement, arguments, func(r Rows) error {
+		row, err := scanRow(r)
+		if err != nil {
 			return err
-		}
-		row.CreatedAt = at(created)
-		var err error
-		if row.Headers, err = decodeHeaders(headers); err != nil {
-			row.Headers = nil // somebody else's row: the relay wraps it from its columns
 		}
 		if row.Slot < 0 {
 			bare = append(bare, row.Sequence)
@@ -144,6 +171,38 @@ func (b *base) pending(ctx context.Context, slots []int, limit int) (rows []outb
 		return nil
 	})
 	return rows, bare, err
+}
+
+// pendingStatement takes the first rows of each slot by themselves: each is a few
+// steps in an index, whatever lies in the other slots.
+func (b *base) pendingStatement(look outbox.Look) (statement string, arguments []any, err error) {
+	if b.dialect.Pending != "" {
+		slots, err := json.Marshal(look.Slots)
+		if err != nil {
+			return "", nil, err
+		}
+		except, err := json.Marshal(append([]string{}, look.Except...)) // [] and not null
+		return b.dialect.Pending, slices.Concat(b.dialect.Fresh, []any{string(slots), look.Each, look.Limit, string(except)}), err
+	}
+	allowed := "NOT EXISTS (SELECT 1 FROM {outbox_held} h WHERE h.aggregatetype = o.aggregatetype AND h.aggregateid = o.aggregateid AND h.until_at > {now})"
+	if len(look.Except) > 0 {
+		allowed += " AND o.aggregatetype NOT IN " + in(&arguments, look.Except)
+	}
+	var parts strings.Builder
+	part := func(where string, limit int) {
+		arguments = append(arguments, limit)
+		if parts.Len() > 0 {
+			parts.WriteString(" UNION ALL ")
+		}
+		fmt.Fprintf(&parts, "SELECT * FROM (SELECT "+rowColumns+" FROM {outbox} o WHERE o.slot %s AND %s ORDER BY o.sequence LIMIT $%d) AS part%d", where, allowed, len(arguments), len(arguments))
+	}
+	for _, slot := range look.Slots {
+		arguments = append(arguments, slot)
+		part(fmt.Sprintf("= $%d", len(arguments)), look.Each)
+	}
+	part("IS NULL", look.Limit)
+	arguments = append(arguments, look.Limit)
+	return fmt.Sprintf("%s ORDER BY 1 LIMIT $%d", parts.String(), len(arguments)), arguments, nil
 }
 
 // assign gives slots to rows that were inserted without. What somebody else has
@@ -173,7 +232,7 @@ func (b *base) assign(ctx context.Context, bare []int64) (assigned map[int64]int
 		}
 		for slot, sequences := range bySlot {
 			arguments := []any{slot}
-			if _, err := run.Exec(ctx, "UPDATE {outbox} SET slot = $1 WHERE slot IS NULL AND sequence IN "+in(&arguments, sequences), arguments...); err != nil {
+			if _, err := run.Exec(ctx, b.update("slot = $1", &arguments, sequences), arguments...); err != nil {
 				return err
 			}
 		}
@@ -210,20 +269,13 @@ func (b *base) Sent(ctx context.Context, group, holder string, leases []driver.L
 	if len(leases) == 0 || len(rows) == 0 {
 		return 0, nil
 	}
-	sequences := make([]int64, len(rows))
-	tried := rows[:0:0]
-	for n, row := range rows {
-		sequences[n] = row.Sequence
-		if row.Attempts > 0 {
-			tried = append(tried, row)
-		}
-	}
 	var sent int
 	var err error
-	if b.dialect.SentAtOnce != "" && len(tried) == 0 {
-		sent, err = b.sentAtOnce(ctx, group, holder, leases, sequences)
+	tried := slices.ContainsFunc(rows, func(row outbox.Row) bool { return row.Attempts > 0 })
+	if b.dialect.SentAtOnce != "" && !tried {
+		sent, err = b.sentAtOnce(ctx, group, holder, leases, rows)
 	} else {
-		sent, err = b.sentInSteps(ctx, group, holder, leases, sequences, tried)
+		sent, err = b.sentInSteps(ctx, group, holder, leases, rows)
 	}
 	return sent, b.fail(err, "take %d sent events out", len(rows))
 }
@@ -248,7 +300,11 @@ func slotsOf(leases []driver.Lease) []leaseSlot {
 	return slots
 }
 
-func (b *base) sentAtOnce(ctx context.Context, group, holder string, leases []driver.Lease, sequences []int64) (sent int, err error) {
+func (b *base) sentAtOnce(ctx context.Context, group, holder string, leases []driver.Lease, rows []outbox.Row) (sent int, err error) {
+	sequences := make([]int64, len(rows))
+	for n, row := range rows {
+		sequences[n] = row.Sequence
+	}
 	held, err := json.Marshal(slotsOf(leases))
 	if err != nil {
 		return 0, err
@@ -261,71 +317,135 @@ func (b *base) sentAtOnce(ctx context.Context, group, holder string, leases []dr
 	if b.keepSent {
 		statement = b.dialect.SentAndKept
 	}
-	_, err = b.pool().One(ctx, statement, []any{group, holder, string(held), string(numbers)}, &sent)
+	_, err = b.pool().One(ctx, statement, slices.Concat(b.dialect.Fresh, []any{group, holder, string(held), string(numbers)}), &sent)
 	return sent, err
 }
 
-func (b *base) sentInSteps(ctx context.Context, group, holder string, leases []driver.Lease, sequences []int64, tried []outbox.Row) (sent int, err error) {
+func (b *base) sentInSteps(ctx context.Context, group, holder string, leases []driver.Lease, rows []outbox.Row) (sent int, err error) {
 	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
 		sent = 0
 		valid, err := b.holding(ctx, run, group, holder, leases)
 		if err != nil || len(valid) == 0 {
 			return err
 		}
-		var arguments []any
-		var numbers []int
+		held := make(map[int]bool)
 		for _, s := range slotsOf(valid) {
-			numbers = append(numbers, s.Slot)
+			held[s.Slot] = true
 		}
-		if len(numbers) == 0 {
+		var sequences, retried []int64
+		for _, row := range rows {
+			if !held[row.Slot] {
+				continue
+			}
+			sequences = append(sequences, row.Sequence)
+			if row.Attempts > 0 {
+				retried = append(retried, row.Sequence)
+			}
+		}
+		if len(sequences) == 0 {
 			return nil
 		}
-		of := " FROM {outbox} WHERE slot IN " + in(&arguments, numbers) + " AND sequence IN " + in(&arguments, sequences)
 		if b.keepSent {
+			var arguments []any
 			_, err := run.Exec(ctx, `INSERT INTO {outbox_sent} (sequence, slot, id, aggregatetype, aggregateid, type, headers, payload, created_at, attempts, sent_at)
-				SELECT sequence, slot, id, aggregatetype, aggregateid, type, headers, payload, created_at, attempts, {now}`+of, arguments...)
+				SELECT sequence, slot, id, aggregatetype, aggregateid, type, headers, payload, created_at, attempts, {now} FROM {outbox} WHERE sequence IN `+in(&arguments, sequences), arguments...)
 			if err != nil {
 				return err
 			}
 		}
-		changed, err := run.Exec(ctx, "DELETE"+of, arguments...)
+		var arguments []any
+		changed, err := run.Exec(ctx, b.remove(&arguments, sequences), arguments...)
 		if err != nil {
 			return err
 		}
 		sent = int(changed)
-		for _, row := range tried {
-			if slices.Contains(numbers, row.Slot) {
-				if _, err := run.Exec(ctx, "DELETE FROM {outbox_held} WHERE aggregatetype = $1 AND aggregateid = $2", row.Channel, row.AggregateID); err != nil {
-					return err
-				}
-			}
+		if len(retried) == 0 {
+			return nil
 		}
-		return nil
+		arguments = nil
+		_, err = run.Exec(ctx, "DELETE FROM {outbox_held} WHERE sequence IN "+in(&arguments, retried), arguments...)
+		return err
 	})
 	return sent, err
 }
 
+// remove is a DELETE of rows of the outbox.
+func (b *base) remove(arguments *[]any, sequences []int64) string {
+	if b.dialect.Keys != "" {
+		return "DELETE o FROM " + b.keys(arguments, sequences)
+	}
+	return "DELETE FROM {outbox} WHERE sequence IN " + in(arguments, sequences)
+}
+
+// update is an UPDATE of rows of the outbox.
+func (b *base) update(set string, arguments *[]any, sequences []int64) string {
+	if b.dialect.Keys != "" {
+		return "UPDATE " + b.keys(arguments, sequences) + " SET " + set
+	}
+	return "UPDATE {outbox} SET " + set + " WHERE sequence IN " + in(arguments, sequences)
+}
+
+func (b *base) keys(arguments *[]any, sequences []int64) string {
+	list := make([]byte, 0, 12*len(sequences))
+	for n, sequence := range sequences {
+		list = strconv.AppendInt(append(list, "[,"[min(n, 1)]), sequence, 10)
+	}
+	*arguments = append(*arguments, string(append(list, ']')))
+	return fmt.Sprintf(b.dialect.Keys, fmt.Sprintf("$%d", len(*arguments)))
+}
+
 // Hold implements [outbox.Store].
-func (b *base) Hold(ctx context.Context, group, holder string, lease driver.Lease, row outbox.Row, failure string, wait time.Duration) error {
+func (b *base) Hold(ctx context.Context, group, holder string, leases []driver.Lease, refused []outbox.Refused) error {
+	if len(leases) == 0 || len(refused) == 0 {
+		return nil
+	}
 	err := b.atomically(ctx, func(ctx context.Context, run Statements) error {
-		valid, err := b.holding(ctx, run, group, holder, []driver.Lease{lease})
+		valid, err := b.holding(ctx, run, group, holder, leases)
 		if err != nil || len(valid) == 0 {
 			return err
 		}
-		slots := slotsOf(valid)
-		if len(slots) == 0 {
-			return nil
+		held := make(map[int]bool)
+		for _, s := range slotsOf(valid) {
+			held[s.Slot] = true
 		}
-		changed, err := run.Exec(ctx, "UPDATE {outbox} SET attempts = attempts + 1, failure = $1 WHERE sequence = $2 AND slot = $3", clean(failure), row.Sequence, slots[0].Slot)
-		if err != nil || changed == 0 {
-			return err
+		var ours []outbox.Refused
+		byFailure := make(map[string][]int64)
+		for _, r := range refused {
+			if held[r.Row.Slot] {
+				ours = append(ours, r)
+				byFailure[clean(r.Failure)] = append(byFailure[clean(r.Failure)], r.Row.Sequence)
+			}
 		}
-		_, err = run.Exec(ctx, "INSERT INTO {outbox_held} (aggregatetype, aggregateid, until_at) VALUES ($1, $2, {now} + "+b.integer("$3")+") "+
-			b.dialect.Upsert("aggregatetype, aggregateid")+" until_at = "+b.dialect.New("until_at"), row.Channel, row.AggregateID, microseconds(wait))
-		return err
+		for _, failure := range slices.Sorted(maps.Keys(byFailure)) {
+			arguments := []any{failure}
+			if _, err := run.Exec(ctx, b.update("attempts = attempts + 1, failure = $1", &arguments, byFailure[failure]), arguments...); err != nil {
+				return err
+			}
+		}
+		for some := range slices.Chunk(ours, holdAtOnce) {
+			var values strings.Builder
+			var arguments []any
+			for n, r := range some {
+				if n > 0 {
+					values.WriteString(", ")
+				}
+				arguments = append(arguments, r.Row.Channel, r.Row.AggregateID, r.Row.Sequence, microseconds(r.Wait))
+				at := len(arguments)
+				fmt.Fprintf(&values, "($%d, $%d, $%d, {now} + %s)", at-3, at-2, at-1, b.integer(fmt.Sprintf("$%d", at)))
+			}
+			_, err := run.Exec(ctx, "INSERT INTO {outbox_held} (aggregatetype, aggregateid, sequence, until_at) VALUES "+values.String()+" "+b.dialect.Upsert("aggregatetype, aggregateid")+
+				" sequence = "+b.dialect.New("sequence")+", until_at = "+b.dialect.New("until_at"), arguments...)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
-	return b.fail(err, "hold %s %s", row.Type, row.ID)
+	return b.fail(err, "hold %d aggregates", len(refused))
 }
+
+// holdAtOnce is how many aggregates one statement holds back.
+const holdAtOnce = 100
 
 // Status implements [outbox.Store].
 func (b *base) Status(ctx context.Context) (outbox.Status, error) {
@@ -338,7 +458,7 @@ func (b *base) Status(ctx context.Context) (outbox.Status, error) {
 	// The first row is the oldest, save for what lay open in a transaction.
 	_, err := run.One(ctx, `SELECT (SELECT count(*) FROM {outbox}),
 		coalesce((SELECT {now} - min(first.created_at) FROM (SELECT created_at FROM {outbox} ORDER BY sequence LIMIT 100) first), 0),
-		(SELECT count(*) FROM {outbox_held} h WHERE EXISTS (SELECT 1 FROM {outbox} o WHERE o.aggregatetype = h.aggregatetype AND o.aggregateid = h.aggregateid))`,
+		(SELECT count(*) FROM {outbox_held} h JOIN {outbox} o ON o.sequence = h.sequence)`,
 		nil, &status.Backlog, &oldest, &status.Held)
 	status.Oldest = max(0, time.Duration(oldest)*time.Microsecond)
 	return status, b.fail(err, "count the outbox")
@@ -376,51 +496,4 @@ func (b *base) Clean(ctx context.Context, keep time.Duration, limit int) (int, e
 		return err
 	})
 	return int(deleted), b.fail(err, "clean sent events")
-}
-
-// encodeHeaders writes headers as JSON: [["name","value"], …]; what is no UTF-8
-// text has a third element and is hexadecimal.
-func encodeHeaders(headers driver.Headers) (string, error) {
-	if len(headers) == 0 {
-		return "", nil
-	}
-	pairs := make([][]string, len(headers))
-	for n, h := range headers {
-		pairs[n] = []string{h.Name, h.Value}
-		if !utf8.ValidString(h.Name) || !utf8.ValidString(h.Value) {
-			pairs[n] = []string{fmt.Sprintf("%x", h.Name), fmt.Sprintf("%x", h.Value), "hexadecimal"}
-		}
-	}
-	text, err := json.Marshal(pairs)
-	return string(text), err
-}
-
-func decodeHeaders(text string) (driver.Headers, error) {
-	if text == "" {
-		return nil, nil
-	}
-	var pairs [][]string
-	if err := json.Unmarshal([]byte(text), &pairs); err != nil {
-		return nil, err
-	}
-	headers := make(driver.Headers, 0, len(pairs))
-	for _, p := range pairs {
-		if len(p) < 2 {
-			return nil, fmt.Errorf("a header of %d parts", len(p))
-		}
-		h := driver.Header{Name: p[0], Value: p[1]}
-		if len(p) > 2 {
-			name, err := hex.DecodeString(p[0])
-			if err != nil {
-				return nil, err
-			}
-			value, err := hex.DecodeString(p[1])
-			if err != nil {
-				return nil, err
-			}
-			h = driver.Header{Name: string(name), Value: string(value)}
-		}
-		headers = append(headers, h)
-	}
-	return headers, nil
 }

@@ -60,11 +60,19 @@ type base struct {
 	oldest  [outbox.Slots]atomic.Int64 // by slot, where the log begins as far as this process knows
 
 	together *together // nil where writers do not wait for each other
+
+	announced map[int]string // insertions with the dialect's AndNotify
 }
 
 // New makes a store. It does not ask the database yet.
 func New[TX any](s Settings[TX]) *Store[TX] {
 	b := &base{dialect: s.Dialect, book: newBook(s.Dialect), db: s.Database, schema: s.Schema, keepSent: s.KeepSent, maxParked: s.MaxParked}
+	if s.Dialect.AndNotify != nil {
+		b.announced = make(map[int]string, len(insertions))
+		for n, insertion := range insertions {
+			b.announced[n] = s.Dialect.AndNotify(insertion)
+		}
+	}
 	if s.Dialect.OneWriter {
 		b.together = newTogether(b)
 	}
@@ -195,6 +203,7 @@ func at(microseconds int64) time.Time { return time.UnixMicro(microseconds).UTC(
 // Compile-time: a store is both.
 var (
 	_ outbox.Store[int] = (*Store[int])(nil)
+	_ outbox.Operations = (*Store[int])(nil)
 	_ inbox.Store[int]  = (*Store[int])(nil)
 	_ driver.Leases     = (*Store[int])(nil)
 )
