@@ -29,7 +29,7 @@ const (
 	// The first rows of each slot by the index on (slot, sequence), whatever lies in
 	// the other slots. Bounds of pairs and ORDER BY both columns leave the planner no
 	// other index that has the order: by the statistics of a table that was empty a
-	// moment ago it would walk the primary key past all other slots.
+	// moment ago it would follow the primary key past all other slots.
 	pending = `SELECT * FROM (
 			SELECT o.* FROM json_array_elements_text(CAST($1 AS text)::json) AS wanted(slot) CROSS JOIN LATERAL (
 				SELECT ` + pendingColumns + ` FROM {outbox} o
@@ -95,6 +95,9 @@ func dialect(o Options) *sqlstore.Dialect {
 		SentAtOnce:  sentAtOnce,
 		SentAndKept: sentAndKept,
 		Pending:     pending,
+		// A plan that was kept from when the outbox was empty reads all of it for each
+		// batch, and compiling a plan takes longer than running it.
+		Plan: "SELECT set_config('plan_cache_mode', 'force_custom_plan', true), set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)",
 	}
 	if !o.NoNotify {
 		notify := "SELECT pg_notify('" + channel(o) + "', '')"

@@ -82,7 +82,7 @@ func New(pool *pgxpool.Pool, options *Options) (*Store[pgx.Tx], error) {
 			return tx, tx.Commit, tx.Rollback, nil
 		},
 	}
-	return assemble(settings, options, true, func(ctx context.Context) (listener, error) { return connectBeside(ctx, pool) })
+	return assemble(settings, options, func(ctx context.Context) (listener, error) { return connectBeside(ctx, pool) })
 }
 
 // NewSQL makes a store over a database/sql pool, or returns every complaint
@@ -102,10 +102,10 @@ func NewSQL(db *sql.DB, options *Options) (*Store[*sql.Tx], error) {
 	if isPGX(db) {
 		connect = func(ctx context.Context) (listener, error) { return connectWithin(ctx, db) }
 	}
-	return assemble(settings, options, isPGX(db), connect)
+	return assemble(settings, options, connect)
 }
 
-func assemble[TX any](settings sqlstore.Settings[TX], options *Options, isPGX bool, connect func(context.Context) (listener, error)) (*Store[TX], error) {
+func assemble[TX any](settings sqlstore.Settings[TX], options *Options, connect func(context.Context) (listener, error)) (*Store[TX], error) {
 	var o Options
 	if options != nil {
 		o = *options
@@ -128,9 +128,6 @@ func assemble[TX any](settings sqlstore.Settings[TX], options *Options, isPGX bo
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
 	settings.Dialect = dialect(o)
-	if isPGX {
-		settings.Dialect.Fresh = []any{pgx.QueryExecModeCacheDescribe}
-	}
 	settings.Schema = sqlstore.ReadSchema(migrations, o.Prefix)
 	settings.KeepSent, settings.MaxParked = o.KeepSent, o.MaxParked
 	if connect != nil && !o.NoNotify {

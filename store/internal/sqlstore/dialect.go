@@ -93,10 +93,10 @@ type Dialect struct {
 	// arguments are slots as JSON, the most rows of a slot and of all, and channels
 	// that are passed over, as JSON.
 	Pending string
-	// Fresh are arguments before those of Pending and SentAtOnce that make the
-	// client have them planned each time: a plan that was made while the outbox was
-	// empty reads all of it for every batch of a backlog.
-	Fresh []any
+	// Plan is run in one transaction before Pending and before SentAtOnce: settings
+	// of the planner for statements on a table that is empty in one moment and large
+	// in the next. Empty where none are needed.
+	Plan string
 }
 
 // tables are the names that statements may have in braces.
