@@ -116,7 +116,7 @@ func openMySQL(config Config, keepSent bool) (*sql.DB, *mysql.Store, []error) {
 	if err != nil || u.Hostname() == "" {
 		return nil, nil, []error{errMySQLURL}
 	}
-	if beyondHost(u) {
+	if beyondHost(config.DatabaseURL) {
 		return nil, nil, []error{errors.New("DATABASE_URL " + errEncode)}
 	}
 	o := mysqldriver.NewConfig()

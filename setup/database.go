@@ -106,7 +106,7 @@ func openKind(kind string, config Config, keepSent bool) (opened, []error) {
 // postgresConfig reads DATABASE_URL. The error repeats nothing of it: pgx hides the
 // password only where it could parse it.
 func postgresConfig(config Config) (*pgxpool.Config, error) {
-	if u, err := url.Parse(config.DatabaseURL); err == nil && u.Host != "" && beyondHost(u) {
+	if beyondHost(config.DatabaseURL) {
 		return nil, errors.New("DATABASE_URL " + errEncode)
 	}
 	parsed, err := pgxpool.ParseConfig(config.DatabaseURL)
@@ -144,7 +144,7 @@ func databaseAddress(config Config) string {
 		return config.SQLitePath
 	case nameOfMySQL:
 		u, err := url.Parse(config.DatabaseURL)
-		if err != nil || beyondHost(u) {
+		if err != nil || beyondHost(config.DatabaseURL) {
 			return "…"
 		}
 		return "mysql://" + u.Host + u.Path

@@ -25,7 +25,7 @@ func redisAddress(c Config) string {
 		return "(not a URL)"
 	}
 	option, err := rueidis.ParseURL(c.RedisURL)
-	if err != nil || beyondHost(u) {
+	if err != nil || beyondHost(c.RedisURL) {
 		return u.Scheme + "://…"
 	}
 	return u.Scheme + "://" + strings.Join(option.InitAddress, ",")
@@ -33,8 +33,10 @@ func redisAddress(c Config) string {
 
 // beyondHost reports whether a URL looks as if a password with one of / ? # in it
 // had not been encoded: what the password was cut at stands behind the host then.
-func beyondHost(u *url.URL) bool {
-	return u.Fragment != "" || strings.Contains(u.Path, "@") || strings.Contains(u.RawQuery, "@")
+func beyondHost(address string) bool {
+	_, rest, found := strings.Cut(address, "://")
+	at := strings.IndexAny(rest, "/?#")
+	return found && at >= 0 && strings.ContainsAny(rest[at:], "@#")
 }
 
 // errEncode says what to do about that.
@@ -50,7 +52,7 @@ func redisClient(c Config, wanted string) (rueidis.ClientOption, error) {
 	if err != nil || u.Host == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
 		return rueidis.ClientOption{}, errors.New("REDIS_URL is not redis://host:port or rediss://host:port")
 	}
-	if beyondHost(u) {
+	if beyondHost(c.RedisURL) {
 		return rueidis.ClientOption{}, errors.New("REDIS_URL " + errEncode)
 	}
 	option, err := rueidis.ParseURL(c.RedisURL)

@@ -86,7 +86,7 @@ func queueURLs(list string) (sqs.QueueURLResolver, error) {
 		if !found || eventType == "" || err != nil || u.Host == "" || !strings.HasPrefix(u.Scheme, "http") {
 			return nil, fmt.Errorf("SQS_QUEUE_URLS: %s is not event.type=https://…", unlessSecret(list, strings.TrimSpace(pair), n))
 		}
-		if u.User != nil || beyondHost(u) {
+		if u.User != nil || beyondHost(queue) {
 			return nil, fmt.Errorf("SQS_QUEUE_URLS: the URL of pair %d has a user: credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", n)
 		}
 		queues[eventType] = queue
@@ -118,7 +118,7 @@ func amazonConfig(config Config) (aws.Config, error) {
 		if err != nil || u.Host == "" || !strings.HasPrefix(u.Scheme, "http") {
 			return aws.Config{}, errors.New("AWS_ENDPOINT_URL is not http://host:port or https://host")
 		}
-		if u.User != nil || beyondHost(u) {
+		if u.User != nil || beyondHost(config.AWSEndpointURL) {
 			return aws.Config{}, errors.New("AWS_ENDPOINT_URL has a user: credentials belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 		}
 		load = append(load, awsconfig.WithBaseEndpoint(config.AWSEndpointURL))

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/kafka"
+	"github.com/tidings-go/tidings/driver/memory"
+	"github.com/tidings-go/tidings/driver/sqldb"
+	"github.com/tidings-go/tidings/store/postgres"
+)
+
+// line is what lies between a driver and its broker, and can be cut.
+type line struct {
+	mu    sync.Mutex
+	isCut bool
+	open  []net.Conn
+}
+
+func (l *line) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	l.mu.Lock()
+	isCut := l.isCut
+	l.mu.Unlock()
+	if isCut {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: errors.New("connection refused")}
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err == nil {
+		l.mu.Lock()
+		l.open = append(l.open, c)
+		l.mu.Unlock()
+	}
+	return c, err
+}
+
+func (l *line) cut(isCut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.isCut = isCut
+	if isCut {
+		for _, c := range l.open {
+			_ = c.Close()
+		}
+		l.open = nil
+	}
+}
+
+func inMemory(context.Context) (*broker, error) {
+	return &broker{
+		name: "in-memory",
+		open: func(context.Context, *line) (driver.Driver, error) {
+			return memory.New(&memory.Options{Async: true}), nil
+		},
+		without: map[string]string{"dead broker": "there is no broker"},
+	}, nil
+}
+
+func onKafka(context.Context) (*broker, error) {
+	if os.Getenv("KAFKA_BROKERS") == "" {
+		return nil, nil
+	}
+	addresses := strings.Split(os.Getenv("KAFKA_BROKERS"), ",")
+	namespace := fmt.Sprintf("bounded-%d", time.Now().UnixNano())
+	return &broker{
+		name: "kafka",
+		open: func(_ context.Context, l *line) (driver.Driver, error) {
+			return kafka.New(kafka.Options{Brokers: addresses, Namespace: namespace, ClientOptions: []kgo.Opt{kgo.Dialer(l.dial)}})
+		},
+		remove: func(ctx context.Context) error {
+			client, err := kgo.NewClient(kgo.SeedBrokers(addresses...))
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			admin := kadm.NewClient(client)
+			topics, err := admin.ListTopics(ctx)
+			if err != nil {
+				return err
+			}
+			var ours []string
+			for _, name := range topics.Names() {
+				if strings.HasPrefix(name, namespace+".") {
+					ours = append(ours, name)
+				}
+			}
+			_, err = admin.DeleteTopics(ctx, ours...)
+			return err
+		},
+	}, nil
+}
+
+func onPostgres(context.Context) (*broker, error) {
+	url := os.Getenv("TIDINGS_POSTGRES_URL")
+	if url == "" {
+		return nil, nil
+	}
+	schema := fmt.Sprintf("bounded_%d", time.Now().UnixNano())
+	return &broker{
+		name: "postgres",
+		open: func(ctx context.Context, l *line) (driver.Driver, error) {
+			config, err := pgxpool.ParseConfig(url)
+			if err != nil {
+				return nil, err
+			}
+			config.MaxConns = 8
+			config.ConnConfig.DialFunc = l.dial
+			pool, err := pgxpool.NewWithConfig(ctx, config)
+			if err != nil {
+				return nil, err
+			}
+			context.AfterFunc(ctx, pool.Close)
+			store, err := postgres.New(pool, &postgres.Options{Schema: schema})
+			if err != nil {
+				return nil, err
+			}
+			if err := store.Migrate(ctx); err != nil {
+				return nil, err
+			}
+			return sqldb.New(sqldb.Options{Name: "postgres", Log: store.Log()})
+		},
+		remove: func(ctx context.Context) error {
+			pool, err := pgxpool.New(ctx, url)
+			if err != nil {
+				return err
+			}
+			defer pool.Close()
+			_, err = pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+schema+" CASCADE")
+			return err
+		},
+	}, nil
+}
