@@ -326,6 +326,17 @@ func (i *item) claimRequest() driver.ClaimRequest {
 	return r
 }
 
+// maxFailureText bounds the failure and the stack of a dead letter, in bytes: a letter
+// that its store refuses for its size would hold the lane.
+const maxFailureText = 64 << 10
+
+func bounded(text string) string {
+	if len(text) <= maxFailureText {
+		return text
+	}
+	return trimText(text, maxFailureText) + "…"
+}
+
 func (i *item) deadLetter(now time.Time) driver.DeadLetter {
 	letter := driver.DeadLetter{
 		Subscription: i.subscription.name,
@@ -346,9 +357,9 @@ func (i *item) deadLetter(now time.Time) driver.DeadLetter {
 		letter.Headers, letter.Body = i.encoded()
 	}
 	if i.failure != nil {
-		letter.Err = i.failure.Error()
+		letter.Err = bounded(i.failure.Error())
 		if p, ok := errors.AsType[*PanicError](i.failure); ok {
-			letter.Stack = p.Stack
+			letter.Stack = bounded(p.Stack)
 		}
 	}
 	return letter

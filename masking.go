@@ -234,11 +234,18 @@ func (n *payloadNode) field(name string) *payloadField {
 	return nil
 }
 
-// discreet is an error of decoding a payload that quotes none of it, where a field
-// is sensitive: encoding/json, and types that read text, quote what they do not
-// like.
+// maxDecodeError bounds what an error of decoding quotes, in bytes: encoding/json
+// quotes a number in full, however long it is.
+const maxDecodeError = 512
+
+// discreet is an error of decoding a payload that quotes little of it, and nothing
+// where a field is sensitive: encoding/json, and types that read text, quote what
+// they do not like.
 func (p *payloadPlan) discreet(err error) error {
 	if !p.sensitive {
+		if text := err.Error(); len(text) > maxDecodeError {
+			return &shortened{trimText(text, maxDecodeError) + "…", err}
+		}
 		return err
 	}
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
@@ -253,3 +260,12 @@ func (p *payloadPlan) discreet(err error) error {
 	}
 	return fmt.Errorf("a payload field does not take its value (%T); some are sensitive, so no more is said", err)
 }
+
+// shortened is an error with less text.
+type shortened struct {
+	text string
+	err  error
+}
+
+func (e *shortened) Error() string { return e.text }
+func (e *shortened) Unwrap() error { return e.err }

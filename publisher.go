@@ -307,8 +307,12 @@ func (b *Bus) encodeOne(m *driver.Message) error {
 		return fmt.Errorf("encode: %w", err)
 	}
 	if b.features.Headers {
+		most := codec.MaxHeaders // no reader takes more
+		if b.features.MaxHeaders > 0 {
+			most = min(most, b.features.MaxHeaders)
+		}
 		for _, extra := range m.Headers {
-			if headers.Get(extra.Name) == "" && (b.features.MaxHeaders == 0 || len(headers) < b.features.MaxHeaders) {
+			if headers.Get(extra.Name) == "" && len(headers) < most {
 				headers = append(headers, extra)
 			}
 		}

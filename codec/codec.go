@@ -16,10 +16,11 @@ const (
 	maxTextSize = 256
 	// maxVersion is the largest version that an INTEGER column holds.
 	maxVersion = 1<<31 - 1
-	// maxHeaders is how many headers of one record are looked at before it is
-	// refused. Brokers allow more than any publisher has use for.
-	maxHeaders = 256
 )
+
+// MaxHeaders is how many headers a record may have before [Decode] refuses it.
+// Brokers allow more than any publisher has use for.
+const MaxHeaders = 256
 
 // Envelope is an event as the wire has it: everything but the Go type of its
 // payload. It is plain data; whoever holds one may change it.

@@ -185,7 +185,18 @@ func (m *members) text(which member, guess string) string {
 		}
 		return string(raw)
 	}
-	return string(appendUnquoted(nil, raw))
+	return string(m.unquoted(which))
+}
+
+// unquoted is what a string member means, in memory of its own; nil when it is no
+// string.
+func (m *members) unquoted(which member) []byte {
+	if !m.isText(which) {
+		return nil
+	}
+	s := m.spans[which]
+	raw := m.body[s.from+1 : s.to-1]
+	return appendUnquoted(make([]byte, 0, len(raw)), raw) // it is never longer, but for bytes that are no UTF-8
 }
 
 // identifier is text, or the digits of a number: some publishers count.

@@ -35,8 +35,8 @@ type attributes struct {
 // read takes over headers. Of several with one name the last counts, as in
 // driver.Headers.Get.
 func (m *metadata) read(headers driver.Headers) error {
-	if len(headers) > maxHeaders {
-		return malformed("%d headers, at most %d are read", len(headers), maxHeaders)
+	if len(headers) > MaxHeaders {
+		return malformed("%d headers, at most %d are read", len(headers), MaxHeaders)
 	}
 	for i := range headers {
 		if field := m.field(headers[i].Name); field != nil {

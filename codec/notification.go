@@ -30,7 +30,7 @@ func (r *reading) unwrap() error {
 	r.notificationID = m.text(memberNotificationID, "")
 	r.notifiedAt, _ = m.moment(memberNotificationTime)
 	r.readAttributes(m.raw(memberNotificationAttributes))
-	if failure := r.open([]byte(m.text(memberNotificationMessage, ""))); failure != nil {
+	if failure := r.open(m.unquoted(memberNotificationMessage)); failure != nil {
 		return &FormatError{Reason: "in an SNS notification: " + failure.Reason, Err: failure.Err}
 	}
 	return nil

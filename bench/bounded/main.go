@@ -43,7 +43,7 @@ const (
 	perCall   = 500
 	down      = 20 * time.Second // how long the broker is gone
 	patience  = time.Second      // of a publisher meanwhile
-	senders   = 16
+	senders   = 32
 	slowest   = 20 * time.Minute
 	mebibytes = 1 << 20
 )
@@ -204,11 +204,21 @@ func publish(ctx context.Context, b *tidings.Bus, from, to, aggregates int) erro
 	return nil
 }
 
-// flow publishes and handles everything.
+// flow publishes and handles everything. There are many publishers, because each has
+// the events of one aggregate stored one after the other.
 func flow(ctx context.Context, s *scene, aggregates int) error {
 	ctx, cancel := context.WithTimeout(ctx, slowest)
 	defer cancel()
-	if err := publish(ctx, s.bus, 0, s.events, aggregates); err != nil {
+	each := (s.events + senders - 1) / senders
+	failures := make(chan error, senders)
+	for n := range senders {
+		go func() { failures <- publish(ctx, s.bus, min(n*each, s.events), min((n+1)*each, s.events), aggregates) }()
+	}
+	var err error
+	for range senders {
+		err = errors.Join(err, <-failures)
+	}
+	if err != nil {
 		return err
 	}
 	for s.handled.Load() < int64(s.events) {
