@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"github.com/tidings-go/tidings/driver"
 )
@@ -42,7 +43,7 @@ func (s *subscription) announce(i *item) verdict {
 	}
 	failure := ""
 	if i.failure != nil {
-		failure = i.failure.Error()
+		failure = strings.ToValidUTF8(i.failure.Error(), "\uFFFD") // else it could not be published
 		if len(failure) > 1000 {
 			failure = trimText(failure, 1000)
 		}
