@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -51,10 +52,11 @@ const (
 func main() {
 	events := flag.Int("events", 1_000_000, "events of each measurement")
 	only := flag.String("only", "", "drivers to measure, separated by commas; all that can be reached by default")
+	what := flag.String("measure", "", "what to measure, separated by commas, for example \"dead broker\"; everything by default")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Stdout, *events, *only); err != nil {
+	if err := run(ctx, os.Stdout, *events, *only, *what); err != nil {
 		fmt.Fprintln(os.Stderr, "bounded:", err)
 		os.Exit(1)
 	}
@@ -71,7 +73,7 @@ type broker struct {
 	remove func(ctx context.Context) error
 }
 
-func run(ctx context.Context, out io.Writer, events int, only string) error {
+func run(ctx context.Context, out io.Writer, events int, only, what string) error {
 	fmt.Fprintf(out, "%s, %d processors\n\n", runtime.Version(), runtime.NumCPU())
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "driver\tmeasurement\tevents\tpeak MiB\tof at most\tleft MiB\tof at most\tgoroutines +\ttook\t")
@@ -81,10 +83,13 @@ func run(ctx context.Context, out io.Writer, events int, only string) error {
 		if err != nil {
 			return err
 		}
-		if b == nil || only != "" && !strings.Contains(","+only+",", ","+b.name+",") {
+		if b == nil || !chosen(only, b.name) {
 			continue
 		}
 		for _, m := range measurements() {
+			if !chosen(what, m.name) {
+				continue
+			}
 			if reason, without := b.without[m.name]; without {
 				fmt.Fprintf(table, "%s\t%s\t\t\t\t\t\t\t%s\t\n", b.name, m.name, reason)
 				continue
@@ -98,7 +103,7 @@ func run(ctx context.Context, out io.Writer, events int, only string) error {
 			}
 			fmt.Fprintf(table, "%s\t%s\t%d\t%.1f\t%d\t%.1f\t%d\t%d\t%v\t%s\n",
 				b.name, m.name, f.events, float64(f.peak)/mebibytes, m.peak/mebibytes, float64(f.left)/mebibytes, m.left/mebibytes, f.goroutines, f.took.Round(100*time.Millisecond), f.note)
-			fmt.Fprintf(os.Stderr, "bounded: %s, %s: measured\n", b.name, m.name)
+			fmt.Fprintf(os.Stderr, "bounded: %s, %s: peak %.1f MiB, left %.1f MiB\n", b.name, m.name, float64(f.peak)/mebibytes, float64(f.left)/mebibytes)
 		}
 		if b.remove != nil {
 			if err := b.remove(context.WithoutCancel(ctx)); err != nil {
@@ -113,6 +118,11 @@ func run(ctx context.Context, out io.Writer, events int, only string) error {
 		return fmt.Errorf("%d figures are over their bound", over)
 	}
 	return nil
+}
+
+// chosen reports whether a list names something; an empty one names everything.
+func chosen(list, name string) bool {
+	return list == "" || slices.Contains(strings.Split(list, ","), name)
 }
 
 // measurement is one thing that could fill memory.
