@@ -44,8 +44,8 @@ func FuzzSettings(f *testing.F) {
 					checkSetting("REDIS_URL", redisAddress(c))
 				}
 			}
-			for _, address := range []string{"postgres://" + user + "@" + rest, "postgres://h/d?password=" + url.QueryEscape(raw), "host=h dbname=d password=" + raw, rest + " password='" + raw + "'"} {
-				c := Config{Driver: "postgres", DatabaseURL: address}
+			for _, address := range []string{"postgres://" + user + "@" + rest, "mysql://" + user + "@" + rest, "postgres://h/d?password=" + url.QueryEscape(raw), "host=h dbname=d password=" + raw, rest + " password='" + raw + "'"} {
+				c := Config{Driver: "in-memory", Claims: inDatabase, DatabaseURL: address}
 				made, errs := openDatabase(c, &Options{})
 				checkSetting("DATABASE_URL", words(errs...))
 				if made.close != nil {

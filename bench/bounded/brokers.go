@@ -74,6 +74,8 @@ func onKafka(context.Context) (*broker, error) {
 	namespace := fmt.Sprintf("bounded-%d", time.Now().UnixNano())
 	return &broker{
 		name: "kafka",
+		peak: 1536 * mebibytes, // eight partitions of 20 000 events, and as much garbage
+		left: 192 * mebibytes,
 		open: func(_ context.Context, l *line) (driver.Driver, error) {
 			return kafka.New(kafka.Options{Brokers: addresses, Namespace: namespace, ClientOptions: []kgo.Opt{kgo.Dialer(l.dial)}})
 		},
