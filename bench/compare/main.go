@@ -53,7 +53,7 @@ type workload struct {
 }
 
 var full = workload{
-	rounds: 5, free: 40_000, slow: 40_000, rivalFree: 8_000, rivalSlow: 400,
+	rounds: 5, free: 20_000, slow: 20_000, rivalFree: 4_000, rivalSlow: 300,
 	commits: 100, rivalCommits: 8, transactions: 600, kept: 1_000_000, cleaned: 50_000,
 }
 

@@ -304,19 +304,20 @@ func relayPastOpenTransactions[TX any](t *testing.T, d Database[TX]) {
 		t.Skip("one writer at a time: no two transactions are open")
 	}
 	s, b := d.Open(t), &fakeBroker{}
-	const open = 5
+	const open = 3
 	commits := make([]chan struct{}, open+1)
 	var opened sync.WaitGroup
 	done := make(chan error, open+1)
 	for n := range commits {
 		commits[n] = make(chan struct{})
 		opened.Add(1)
+		other := d.Open(t) // one pool would not have connections enough for all
 		go func() {
-			done <- s.Transact(context.WithoutCancel(t.Context()), func(ctx context.Context, tx TX) (err error) {
+			done <- other.Transact(context.WithoutCancel(t.Context()), func(ctx context.Context, tx TX) (err error) {
 				if n == open { // it has nothing to do with events
 					err = d.Exec(ctx, tx, "INSERT INTO effects (name) VALUES ('unrelated')")
 				} else {
-					err = s.Add(ctx, tx, []outbox.Row{row("a.b", fmt.Sprint("late", n), 1)})
+					err = other.Add(ctx, tx, []outbox.Row{row("a.b", fmt.Sprint("late", n), 1)})
 				}
 				opened.Done()
 				<-commits[n]
