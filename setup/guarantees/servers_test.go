@@ -228,8 +228,8 @@ func (h *home) variable(t testing.TB, name string) string {
 	return ""
 }
 
-// kill ends a process of the home with SIGKILL.
-func (h *home) kill(t testing.TB, process string) {
+// kill ends a process of the home with SIGKILL, and returns its pid.
+func (h *home) kill(t testing.TB, process string) int {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(h.folder, "run", process+".pid"))
 	if err != nil {
@@ -243,6 +243,7 @@ func (h *home) kill(t testing.TB, process string) {
 		t.Errorf("kill %s: %v", process, err)
 	}
 	answers(t, 10*time.Second, func() bool { return syscall.Kill(pid, 0) != nil || isZombie(pid) })
+	return pid
 }
 
 // isZombie reports whether a process is dead and only its entry is left.
@@ -263,9 +264,50 @@ func scripted(t testing.TB, name, variable string, ports ...string) *faults.Serv
 	address := h.variable(t, variable)
 	return &faults.Server{
 		Address: address, Host: address,
-		Kill:  func(t testing.TB) { h.kill(t, name) },
+		Kill: func(t testing.TB) {
+			pid := h.kill(t, name)
+			if name == "postgres" {
+				h.forget(t, pid)
+			}
+		},
 		Start: func(t testing.TB) { h.brokers(t, "up", name) },
 	}
+}
+
+// forget waits for the children of a PostgreSQL that was killed, and removes its
+// lock file where its parent has not collected it: a dead process that is still
+// listed looks to the next server like a living one.
+func (h *home) forget(t testing.TB, pid int) {
+	t.Helper()
+	locks, err := filepath.Glob("/var/tmp/tidings-postgres-*/data/postmaster.pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, lock := range append(locks, filepath.Join(h.folder, "postgres", "data", "postmaster.pid")) {
+		text, err := os.ReadFile(lock)
+		first, _, _ := strings.Cut(string(text), "\n")
+		if err != nil || first != strconv.Itoa(pid) {
+			continue
+		}
+		answers(t, 20*time.Second, func() bool { return !hasChildren(filepath.Dir(lock)) })
+		if err := os.Remove(lock); err != nil && !os.IsNotExist(err) {
+			t.Error(err)
+		}
+	}
+}
+
+// hasChildren reports whether a process works in a data folder.
+func hasChildren(folder string) bool {
+	links, err := filepath.Glob("/proc/[0-9]*/cwd")
+	if err != nil {
+		return false
+	}
+	for _, link := range links {
+		if at, err := os.Readlink(link); err == nil && at == folder {
+			return true
+		}
+	}
+	return false
 }
 
 // postgresWithClock is a server whose clock the test moves.

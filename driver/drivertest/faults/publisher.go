@@ -28,6 +28,9 @@ func (p *process) publish(ctx context.Context) error {
 
 func (p *process) publishThrough(ctx context.Context, b *tidings.Bus) error {
 	next, again, published, err := p.resume(ctx)
+	if ctx.Err() != nil {
+		return nil // stopped before it began
+	}
 	if err != nil {
 		return err
 	}
