@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/driver/memory"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/store/postgres"
 	"github.com/tidings-go/tidings/store/storetest"
@@ -222,7 +223,7 @@ func TestManyDeadLetters(t *testing.T) {
 	s := open(t, p, postgres.Options{})
 	table := schema(t, p) + ".tidings_dead_letters"
 	storetest.ManyDeadLetters(t, storetest.Many{
-		Store: s.DeadLetters(), Table: table, Whole: "Seq Scan", Analyze: "VACUUM ANALYZE " + table,
+		Store: s.DeadLetters(), Driver: memory.New(nil), Table: table, Whole: "Seq Scan", Analyze: "VACUUM ANALYZE " + table,
 		Exec: func(t *testing.T, statement string) {
 			if _, err := p.Exec(t.Context(), statement); err != nil {
 				t.Fatal(err)
