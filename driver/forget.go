@@ -39,7 +39,7 @@ type Forgotten struct {
 // Forgetter is implemented by stores that hold data of aggregates. It may be
 // called at once with everything else.
 type Forgetter interface {
-	// Forget erases, in one step where the store can, and says what in each place;
+	// ForgetAggregate erases, in one step where the store can, and says what in each place;
 	// with ErrUnfinished it says what there is.
-	Forget(ctx context.Context, request ForgetRequest) ([]Forgotten, error)
+	ForgetAggregate(ctx context.Context, request ForgetRequest) ([]Forgotten, error)
 }

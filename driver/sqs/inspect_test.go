@@ -116,7 +116,11 @@ func inspectQueues(t *testing.T, url string) {
 func TestTopicsAreAdministered(t *testing.T) {
 	url := drivertest.Server(t, "TIDINGS_FAUXQS_URL")
 	namespace := newNamespace(t, url)
-	d := newDriver(t, url, func(o *Options) { o.Namespace = namespace; o.Topics = topicClient(url, nil); o.Provision = ProvisionNever })
+	d := newDriver(t, url, func(o *Options) {
+		o.Namespace = namespace
+		o.Topics = topicClient(url, nil)
+		o.Provision = ProvisionNever
+	})
 	topology := declared("mail.confirm-order", "a.b.c")
 	if got := found(t, d, topology, driver.InspectOptions{}); !slices.Equal(got, []string{"sqs-queue-missing"}) {
 		t.Errorf("nothing is there: %v", got)

@@ -7,9 +7,11 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/inbox"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/store/internal/sqlstore"
@@ -173,7 +175,32 @@ func dialect(o Options) *sqlstore.Dialect {
 		Retry:    func(err error) bool { return number(err) == errorDeadlock || number(err) == errorLockTimeout },
 		Answered: func(err error) bool { return number(err) != 0 },
 		NoTable:  func(err error) bool { return number(err) == errorNoTable },
+		NoLog:    true,
+		Inspect:  inspect,
+		Grants: func(tables []string, user string) string {
+			var text strings.Builder
+			for _, table := range tables {
+				fmt.Fprintf(&text, "GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO '%s'@'%%';\n", table, user)
+			}
+			return text.String()
+		},
 	}
+}
+
+// inspect finds settings under which a commit can be lost
+// (https://dev.mysql.com/doc/refman/8.0/en/innodb-parameters.html).
+func inspect(ctx context.Context, run sqlstore.Statements) (findings []driver.Finding, err error) {
+	var flush int
+	if _, err := run.One(ctx, "SELECT @@GLOBAL.innodb_flush_log_at_trx_commit", nil, &flush); err != nil {
+		return nil, err
+	}
+	if flush != 1 {
+		findings = append(findings, driver.Finding{
+			Severity: driver.Weak, Check: "mysql-flush", Subject: "mysql", What: fmt.Sprintf("innodb_flush_log_at_trx_commit is %d", flush),
+			Why: "a crash of the machine loses the last second of commits, events and effects alike", Fix: "set it to 1",
+		})
+	}
+	return findings, nil
 }
 
 // number is the code of a server's error, or 0 for what is no answer of it.

@@ -110,6 +110,8 @@ func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
 
 func TestRelay(t *testing.T) { storetest.Relay(t, database) }
 
+func TestAdministration(t *testing.T) { storetest.Administration(t, database, true) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
 
 func TestMigrations(t *testing.T) {

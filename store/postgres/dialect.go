@@ -3,10 +3,12 @@ package postgres
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/store/internal/sqlstore"
 )
 
@@ -85,8 +87,17 @@ func dialect(o Options) *sqlstore.Dialect {
 			state := sqlState(err)
 			return state != "" && !strings.HasPrefix(state, "57") && !strings.HasPrefix(state, "08")
 		},
-		NoTable:     func(err error) bool { return sqlState(err) == "42P01" || sqlState(err) == "3F000" },
-		Places:      "(SELECT CAST(value->>0 AS smallint) AS slot, CAST(value->>1 AS bigint) AS position FROM json_array_elements(CAST($1 AS text)::json))",
+		NoTable: func(err error) bool { return sqlState(err) == "42P01" || sqlState(err) == "3F000" },
+		Places:  "(SELECT CAST(value->>0 AS smallint) AS slot, CAST(value->>1 AS bigint) AS position FROM json_array_elements(CAST($1 AS text)::json))",
+		Inspect: inspect,
+		Grants: func(tables []string, user string) string {
+			var text strings.Builder
+			if o.Schema != "" {
+				fmt.Fprintf(&text, "GRANT USAGE ON SCHEMA %s TO %s;\n", quote(o.Schema), quote(user))
+			}
+			fmt.Fprintf(&text, "GRANT SELECT, INSERT, UPDATE, DELETE ON\n\t%s\n\tTO %s;\n", strings.Join(tables, ",\n\t"), quote(user))
+			return text.String()
+		},
 		SentAtOnce:  sentAtOnce,
 		SentAndKept: sentAndKept,
 		Pending:     pending,
@@ -113,4 +124,28 @@ func sqlState(err error) string {
 		return answer.SQLState()
 	}
 	return ""
+}
+
+// inspect finds settings under which a commit can be lost
+// (https://www.postgresql.org/docs/current/runtime-config-wal.html).
+func inspect(ctx context.Context, run sqlstore.Statements) (findings []driver.Finding, err error) {
+	var fsync, commit, pages string
+	if _, err := run.One(ctx, "SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes')", nil, &fsync, &commit, &pages); err != nil {
+		return nil, err
+	}
+	find := func(setting, value, why string) {
+		findings = append(findings, driver.Finding{
+			Severity: driver.Weak, Check: "postgres-" + strings.ReplaceAll(setting, "_", "-"), Subject: "postgres", What: setting + " is " + value, Why: why, Fix: "set it to on",
+		})
+	}
+	if fsync == "off" {
+		find("fsync", fsync, "a crash of the machine can destroy the database")
+	}
+	if commit == "off" {
+		find("synchronous_commit", commit, "a crash of the server loses the last commits, events and effects alike")
+	}
+	if pages == "off" {
+		find("full_page_writes", pages, "a crash of the machine can destroy pages of the database")
+	}
+	return findings, nil
 }

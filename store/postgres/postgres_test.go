@@ -155,6 +155,10 @@ func TestOutboxSQL(t *testing.T) { storetest.Outbox(t, databaseSQL) }
 
 func TestRelay(t *testing.T) { storetest.Relay(t, database) }
 
+func TestAdministration(t *testing.T) { storetest.Administration(t, database, false) }
+
+func TestAdministrationSQL(t *testing.T) { storetest.Administration(t, databaseSQL, false) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
 
 func TestRelaySQL(t *testing.T) { storetest.Relay(t, databaseSQL) }

@@ -13,6 +13,7 @@ import (
 
 	"modernc.org/sqlite"
 
+	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/inbox"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/store/internal/sqlstore"
@@ -256,6 +257,7 @@ func dialect(o Options) *sqlstore.Dialect {
 			_, err := run.Exec(ctx, becomeWriter)
 			return err
 		},
+		Inspect:  inspect,
 		Retry:    func(err error) bool { return code(err) == codeBusy || code(err) == codeLocked },
 		Answered: func(err error) bool { c := code(err); return c == codeBusy || c == codeLocked || c == codeFull },
 		NoTable:  func(err error) bool { return err != nil && strings.Contains(err.Error(), "no such table") },
@@ -268,4 +270,30 @@ func code(err error) int {
 		return answer.Code() & 0xff
 	}
 	return 0
+}
+
+// inspect finds settings under which a commit can be lost, or readers and writers
+// wait for each other (https://www.sqlite.org/pragma.html).
+func inspect(ctx context.Context, run sqlstore.Statements) (findings []driver.Finding, err error) {
+	var mode string
+	var synchronous int
+	if _, err := run.One(ctx, "PRAGMA journal_mode", nil, &mode); err != nil {
+		return nil, err
+	}
+	if _, err := run.One(ctx, "PRAGMA synchronous", nil, &synchronous); err != nil {
+		return nil, err
+	}
+	if mode != "wal" {
+		findings = append(findings, driver.Finding{
+			Severity: driver.Weak, Check: "sqlite-journal-mode", Subject: "sqlite", What: "journal_mode is " + mode, Why: "readers and writers wait for each other",
+			Fix: "open the file with _pragma=journal_mode(WAL), as sqlite.Open does",
+		})
+	}
+	if synchronous < 2 {
+		findings = append(findings, driver.Finding{
+			Severity: driver.Weak, Check: "sqlite-synchronous", Subject: "sqlite", What: fmt.Sprintf("synchronous is %d, less than 2 (FULL)", synchronous), Why: "a crash of the machine loses the last commits, events and effects alike",
+			Fix: "open the file with _pragma=synchronous(FULL), as sqlite.Open does",
+		})
+	}
+	return findings, nil
 }

@@ -89,6 +89,8 @@ func TestOutbox(t *testing.T) { storetest.Outbox(t, database) }
 
 func TestRelay(t *testing.T) { storetest.Relay(t, database) }
 
+func TestAdministration(t *testing.T) { storetest.Administration(t, database, false) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
 
 func TestLog(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"unicode/utf8"
+
+	"github.com/tidings-go/tidings/driver"
 )
 
 // Dialect is what differs between databases. Statements are written with tokens
@@ -86,6 +88,13 @@ type Dialect struct {
 	// Answered reports that an error of a commit is the server's answer that
 	// nothing is committed.
 	Answered func(err error) bool
+	// NoLog: the tables of the log are not there.
+	NoLog bool
+	// Inspect finds settings of the server or file under which a commit can be
+	// lost.
+	Inspect func(ctx context.Context, run Statements) ([]driver.Finding, error)
+	// Grants is what a user must be granted to work on tables, or "".
+	Grants func(tables []string, user string) string
 	// NoTable reports that an error says that a table does not exist.
 	NoTable func(err error) bool
 	// SentAtOnce is one statement for [Store.Sent] where there is one. Its

@@ -57,6 +57,16 @@ func ReadSchema(files fs.FS, prefix string) *Schema {
 // Version is the newest.
 func (s *Schema) Version() int { return len(s.migrations) }
 
+// has reports whether any migration makes a table.
+func (s *Schema) has(table string) bool {
+	for _, m := range s.migrations {
+		if strings.Contains(m.text, " "+s.Prefix+table+" (") {
+			return true
+		}
+	}
+	return false
+}
+
 // statements are what a migration runs: those of its file, which end with a
 // semicolon at the end of a line, and the new version.
 func (m migration) statements(prefix string) []string {

@@ -1,0 +1,290 @@
+package sqlstore
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tidings-go/tidings/driver"
+)
+
+var (
+	_ driver.Keeper  = (*base)(nil)
+	_ driver.Renamer = (*base)(nil)
+)
+
+// group is whose leases and members a subscription of driver/sqldb has.
+func group(subscription string) string { return "subscription:" + subscription }
+
+// named are the tables with a column of subscriptions, with what else is in their
+// keys; without it rows of one subscription are not told apart by it.
+var named = []namedTable{
+	{"claims", "claim_key", "dedup keys"},
+	{"starts", "claim_key", "counted starts"},
+	{"epochs", "source", "epochs"},
+	{"dead_letters", "letter_key", "dead letters"},
+	{"dead_letter_changes", "", "changes of dead letters"},
+	{"parked", "", "parked events"},
+	{"lane_owners", "source", "owners of parked events"},
+	{"lane_orders", "", "orders for parked events"},
+	{"positions", "slot", "positions"},
+}
+
+type namedTable struct{ table, key, what string }
+
+// named are those that this database has.
+func (b *base) named() []namedTable {
+	if !b.dialect.NoLog {
+		return named
+	}
+	return slices.DeleteFunc(slices.Clone(named), func(t namedTable) bool { return t.table == "positions" })
+}
+
+// renameBatch is how many keys are moved in one transaction.
+const renameBatch = 500
+
+// Rename implements [driver.Renamer], for claims, starts, epochs, dead letters and
+// parked events, a number of rows at a time. Positions of driver/sqldb are copied,
+// so that a deployment that is taken back goes on where it was; until they are
+// deleted they keep the log from being trimmed. The number is that of rows.
+func (b *base) Rename(ctx context.Context, former string, s driver.Subscription) (moved int64, err error) {
+	run := b.pool()
+	if err := b.ready(ctx, run); err != nil {
+		return 0, err
+	}
+	alive, err := b.alive(ctx, run, former)
+	if err != nil {
+		return 0, b.fail(err, "instances of %s", former)
+	}
+	if alive > 0 {
+		any, err := b.storedUnder(ctx, run, former)
+		if err != nil {
+			return 0, b.fail(err, "look for %s", former)
+		}
+		if !any {
+			return 0, nil
+		}
+		return 0, b.fail(driver.ErrInUse, "subscription %s: take over from %s, which has %d instances", s.Name, former, alive)
+	}
+	for _, t := range b.named() {
+		if t.table == "positions" || t.key == "" {
+			continue
+		}
+		n, err := b.renameKeys(ctx, t.table, t.key, former, s.Name)
+		if moved += n; err != nil {
+			return moved, b.fail(err, "subscription %s: take over the %s of %s", s.Name, t.what, former)
+		}
+	}
+	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
+		for _, t := range b.named() {
+			if t.key != "" || t.table == "lane_orders" {
+				continue
+			}
+			n, err := run.Exec(ctx, "UPDATE {"+t.table+"} SET subscription = $1 WHERE subscription = $2", s.Name, former)
+			if moved += n; err != nil {
+				return err
+			}
+		}
+		if _, err := run.Exec(ctx, "DELETE FROM {lane_orders} WHERE subscription = $1", former); err != nil {
+			return err
+		}
+		if b.dialect.NoLog {
+			return nil
+		}
+		n, err := run.Exec(ctx, `INSERT INTO {positions} (subscription, slot, position, finished, since)
+			SELECT `+b.text("$1")+`, p.slot, p.position, p.finished, p.since FROM {positions} p
+			WHERE p.subscription = $2 AND NOT EXISTS (SELECT 1 FROM {positions} q WHERE q.subscription = $1)`, s.Name, former)
+		moved += n
+		return err
+	})
+	return moved, b.fail(err, "subscription %s: take over from %s", s.Name, former)
+}
+
+// renameKeys gives rows another subscription where that one has none of the same
+// key. What is left behind is listed under the former name.
+func (b *base) renameKeys(ctx context.Context, table, key, former, name string) (moved int64, err error) {
+	last := ""
+	for more := true; more && err == nil; {
+		err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
+			var keys []string
+			next := last
+			err := run.Each(ctx, "SELECT "+key+" FROM {"+table+"} WHERE subscription = $1 AND "+key+" > $2 ORDER BY "+key+fmt.Sprintf(" LIMIT %d", renameBatch)+b.dialect.ForUpdate,
+				[]any{former, next}, func(rows Rows) error {
+					var one string
+					err := rows.Scan(&one)
+					keys = append(keys, one)
+					return err
+				})
+			if err != nil || len(keys) == 0 {
+				more = false
+				return err
+			}
+			next = keys[len(keys)-1]
+			arguments := []any{name}
+			taken := make(map[string]bool)
+			err = run.Each(ctx, "SELECT "+key+" FROM {"+table+"} WHERE subscription = $1 AND "+key+" IN "+in(&arguments, keys), arguments, func(rows Rows) error {
+				var one string
+				err := rows.Scan(&one)
+				taken[one] = true
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			free := slices.DeleteFunc(keys, func(k string) bool { return taken[k] })
+			last, more = next, len(free)+len(taken) >= renameBatch
+			if len(free) == 0 {
+				return nil
+			}
+			arguments = []any{name, former}
+			n, err := run.Exec(ctx, "UPDATE {"+table+"} SET subscription = $1 WHERE subscription = $2 AND "+key+" IN "+in(&arguments, free), arguments...)
+			moved += n
+			return err
+		})
+	}
+	return moved, err
+}
+
+// alive is how many instances of driver/sqldb run a subscription.
+func (b *base) alive(ctx context.Context, run Statements, name string) (alive int, err error) {
+	_, err = run.One(ctx, "SELECT count(*) FROM {members} WHERE group_name = $1 AND until_at > {now}", []any{group(name)}, &alive)
+	return alive, err
+}
+
+// storedUnder reports whether anything is stored under a name that Rename moves.
+func (b *base) storedUnder(ctx context.Context, run Statements, name string) (bool, error) {
+	for _, t := range b.named() {
+		var one int
+		found, err := run.One(ctx, "SELECT 1 FROM {"+t.table+"} WHERE subscription = $1 LIMIT 1", []any{name}, &one)
+		if found || err != nil {
+			return found, err
+		}
+	}
+	return false, nil
+}
+
+// StoredSubscriptions implements [driver.Keeper]. Instances and lag are known
+// where driver/sqldb reads this database; the lag is of events of every channel in
+// the slots. Keys, dead letters and parked events are counted only where asked.
+func (b *base) StoredSubscriptions(ctx context.Context, options driver.StoredOptions) (all []driver.StoredSubscription, err error) {
+	run := b.pool()
+	if err := b.ready(ctx, run); err != nil {
+		return nil, err
+	}
+	names, err := b.storedNames(ctx, run, options.Prefix)
+	if err != nil {
+		return nil, b.fail(err, "list subscriptions")
+	}
+	for _, name := range names {
+		s := driver.StoredSubscription{Name: name, Instances: -1, Lag: -1, Parked: -1, DeadLetters: -1, Keys: -1}
+		var slots int
+		if !b.dialect.NoLog {
+			if _, err := run.One(ctx, "SELECT count(*) FROM {positions} WHERE subscription = $1", []any{name}, &slots); err != nil {
+				return nil, b.fail(err, "positions of %s", name)
+			}
+		}
+		if slots > 0 {
+			if s.Instances, err = b.alive(ctx, run, name); err != nil {
+				return nil, b.fail(err, "instances of %s", name)
+			}
+			if s.Lag, err = b.lag(ctx, run, name, nil); err != nil {
+				return nil, b.fail(err, "lag of %s", name)
+			}
+			s.Position = fmt.Sprintf("%d slots of the log", slots)
+			var until int64
+			if _, err := run.One(ctx, "SELECT coalesce(max(until_at), 0) FROM {members} WHERE group_name = $1", []any{group(name)}, &until); err != nil {
+				return nil, b.fail(err, "instances of %s", name)
+			}
+			if until > 0 {
+				s.LastSeen = at(until)
+			}
+		}
+		if options.Count {
+			for query, into := range map[string]*int64{
+				"SELECT count(*) FROM {parked} WHERE subscription = $1":                          &s.Parked,
+				"SELECT count(*) FROM {dead_letters} WHERE subscription = $1 AND state = 'open'": &s.DeadLetters,
+				"SELECT count(*) FROM {claims} WHERE subscription = $1 AND done = 1":             &s.Keys,
+			} {
+				if _, err := run.One(ctx, query, []any{name}, into); err != nil {
+					return nil, b.fail(err, "count what is stored of %s", name)
+				}
+			}
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// storedNames are the subscriptions that any table has. Each is found by a step in
+// an index, whatever the number of its rows.
+func (b *base) storedNames(ctx context.Context, run Statements, prefix string) (names []string, err error) {
+	for _, t := range b.named() {
+		if t.table == "dead_letter_changes" || t.table == "lane_orders" {
+			continue // others have theirs
+		}
+		for last := ""; ; {
+			var next *string
+			if _, err := run.One(ctx, "SELECT min(subscription) FROM {"+t.table+"} WHERE subscription > $1", []any{last}, &next); err != nil {
+				return nil, err
+			}
+			if next == nil {
+				break
+			}
+			last = *next
+			if strings.HasPrefix(last, prefix) && !slices.Contains(names, last) {
+				names = append(names, last)
+			}
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// mostCounted bounds what is counted of the log.
+const mostCounted = 100_000
+
+// lag counts what a subscription has not passed, at most mostCounted: of some
+// channels, or of all.
+func (b *base) lag(ctx context.Context, run Statements, name string, channels []string) (lag int64, err error) {
+	arguments := []any{name}
+	query := "SELECT count(*) FROM (SELECT 1 AS one FROM {log} e JOIN {positions} p ON p.slot = e.slot WHERE p.subscription = $1 AND e.position >= p.position"
+	if len(channels) > 0 {
+		query += " AND e.aggregatetype IN " + in(&arguments, channels)
+	}
+	_, err = run.One(ctx, query+fmt.Sprintf(" LIMIT %d) AS behind", mostCounted), arguments, &lag)
+	return lag, err
+}
+
+// DeleteSubscription implements [driver.Keeper], in one transaction.
+func (b *base) DeleteSubscription(ctx context.Context, name string) (deleted []string, err error) {
+	if err := b.ready(ctx, b.pool()); err != nil {
+		return nil, err
+	}
+	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
+		deleted = nil
+		alive, err := b.alive(ctx, run, name)
+		if err != nil {
+			return err
+		}
+		if alive > 0 {
+			return fmt.Errorf("%d instances: %w", alive, driver.ErrInUse)
+		}
+		for _, t := range b.named() {
+			n, err := run.Exec(ctx, "DELETE FROM {"+t.table+"} WHERE subscription = $1", name)
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				deleted = append(deleted, fmt.Sprintf("%d %s", n, t.what))
+			}
+		}
+		for _, table := range []string{"leases", "members"} {
+			if _, err := run.Exec(ctx, "DELETE FROM {"+table+"} WHERE group_name = $1", group(name)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return deleted, b.fail(err, "delete subscription %s", name)
+}
