@@ -232,10 +232,17 @@ func (b *Bus) requirements() (errs []error) {
 			errs = append(errs, fmt.Errorf("subscription %s: %w", s.name, fmt.Errorf(format, args...)))
 		}
 		if s.options.RequireDurable && !f.Durable {
-			complain("it says RequireDurable, and driver %s loses events with the process; use a durable driver (kafka, redis-streams or sqs), or drop the requirement", name)
+			complain("it says RequireDurable, and driver %s loses events with the process; use a durable driver (kafka, postgres, redis-streams, sqlite or sqs), or drop the requirement", name)
 		}
 		if s.options.RequireOrder && !f.Ordered {
-			complain("it says RequireOrder, and driver %s keeps no order per aggregate; use in-memory, kafka, redis-streams or sqs with FIFO queues, or drop the requirement", name)
+			complain("it says RequireOrder, and driver %s keeps no order per aggregate; use in-memory, kafka, postgres, redis-streams, sqlite or sqs with FIFO queues, or drop the requirement", name)
+		}
+		if most := f.MaxDelay; s.options.RequireDelay > most {
+			can := "gives nothing back to its broker for a time: what waits is in memory, and is tried again at once after a restart"
+			if most > 0 {
+				can = fmt.Sprintf("can give an event back for %v at most", most)
+			}
+			complain("it says RequireDelay %v, and driver %s %s; use sqs (up to 12 hours), wait for less, or drop the requirement", s.options.RequireDelay, name, can)
 		}
 		dedup := !s.options.WithoutDedup && !b.options.WithoutDedup
 		durableClaims := b.options.Claims != nil && b.options.Claims.Durable() && !s.options.EachInstance
@@ -246,7 +253,7 @@ func (b *Bus) requirements() (errs []error) {
 			complain("it says EachInstance, and driver %s shares the events of a subscription among its instances: use driver redis, or drop EachInstance", name)
 		}
 		if s.options.RequireDedup && (!durableClaims || !dedup) {
-			complain("it says RequireDedup, and dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims")
+			complain("it says RequireDedup, and with driver %s and these options dedup %s; pass a durable claims store in Options.Claims (store/postgres, store/mysql, store/sqlite, store/redis; package setup: EVENT_CLAIMS), or drop the requirement", name, s.dedupNow(dedup))
 		}
 		if durableClaims && dedup && f.RedeliveryHorizon < 0 && b.options.RedeliveryHorizon == 0 && s.repeats() {
 			complain("the claims store keeps the keys of repeatable events, and driver %s knows no time after which an event cannot come again: say one in Options.RedeliveryHorizon, for example the retention of its topics", name)
@@ -265,6 +272,7 @@ func (b *Bus) requirements() (errs []error) {
 			}
 		}
 	}
+	errs = append(errs, b.formerNameComplaints()...)
 	namer, ok := b.driver.(driver.Namer)
 	if !ok {
 		return errs
@@ -315,10 +323,11 @@ func (b *Bus) connect(ctx context.Context) error {
 		case !b.features.Durable:
 			s.store = newLocalLanes()
 		}
-		consumer, err := b.driver.Subscribe(ctx, driver.Subscription{
-			Name: s.name, Channels: s.channels, Types: s.types, StartAt: s.options.StartAt,
-			MaxEvents: s.options.MaxEvents, MaxBytes: s.options.MaxBytes,
-		}, s)
+		if err := s.takeOver(ctx); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		consumer, err := b.driver.Subscribe(ctx, s.description(), s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("tidings: subscription %s: %w", s.name, err))
 			continue
@@ -332,6 +341,7 @@ func (b *Bus) connect(ctx context.Context) error {
 		b.options.Logger.InfoContext(ctx, "dedup is process-local: it forgets at a restart and is not shared between instances",
 			"subscriptions", strings.Join(processLocal, " "), "keys", b.options.LocalClaims)
 	}
+	b.reportOrphans(ctx)
 	for _, s := range b.subscriptions {
 		if err := s.ownUnowned(); err != nil {
 			return err

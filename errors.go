@@ -27,6 +27,10 @@ var (
 	// itself a second time.
 	ErrRunning = errors.New("tidings: the bus is running already")
 
+	// ErrInUse is wrapped by Run's error where instances are alive under a former
+	// name of a subscription.
+	ErrInUse = driver.ErrInUse
+
 	// ErrForeignEvent is wrapped by the error of a module's Publish for an
 	// event that another module owns.
 	ErrForeignEvent = errors.New("tidings: event of another module")

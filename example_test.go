@@ -212,8 +212,8 @@ func ExampleBus_Run() {
 	fmt.Println(bus.Run(context.Background()))
 	// Output:
 	// tidings: 2 complaints:
-	//   - subscription billing.invoices: it says RequireDurable, and driver in-memory loses events with the process; use a durable driver (kafka, redis-streams or sqs), or drop the requirement
-	//   - subscription billing.invoices: it says RequireDedup, and dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims
+	//   - subscription billing.invoices: it says RequireDurable, and driver in-memory loses events with the process; use a durable driver (kafka, postgres, redis-streams, sqlite or sqs), or drop the requirement
+	//   - subscription billing.invoices: it says RequireDedup, and with driver in-memory and these options dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims (store/postgres, store/mysql, store/sqlite, store/redis; package setup: EVENT_CLAIMS), or drop the requirement
 }
 
 // Options.Wrap is called around each attempt of each handler.

@@ -48,6 +48,9 @@ type StoredSubscription struct {
 type StoredOptions struct {
 	// Prefix is what their names begin with, "" for all.
 	Prefix string
+	// Channels are where to look, where a driver has to look for them; nil means
+	// everywhere, which may cost a scan of all names that the broker has.
+	Channels []string
 	// Count asks for the numbers of parked events, dead letters and keys, which
 	// may cost a scan of them.
 	Count bool

@@ -183,11 +183,11 @@ func onMySQL(t testing.TB) environment {
 		t.Fatal(err)
 	}
 	db, name := sql.OpenDB(connector), unique(t)
-	if _, err := db.ExecContext(t.Context(), "CREATE DATABASE " + name); err != nil {
+	if _, err := db.ExecContext(t.Context(), "CREATE DATABASE "+name); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, _ = db.ExecContext(context.Background(), "DROP DATABASE " + name)
+		_, _ = db.ExecContext(context.Background(), "DROP DATABASE "+name)
 		_ = db.Close()
 	})
 	u := url.URL{Scheme: "mysql", User: url.UserPassword(config.User, config.Passwd), Host: config.Addr, Path: "/" + name}

@@ -152,16 +152,20 @@ func (d *Driver) scan(ctx context.Context, pattern string) (keys []string, err e
 }
 
 // storedChannels are the channels that Redis knows of, with their numbers of
-// shards.
-func (d *Driver) storedChannels(ctx context.Context) (map[string]int, error) {
+// shards; of some only, where they are given.
+func (d *Driver) storedChannels(ctx context.Context, among []string) (map[string]int, error) {
 	before, behind := d.prefix()+"events:", ":shards"
-	keys, err := d.scan(ctx, escapePattern(before)+"*"+behind)
-	if err != nil {
-		return nil, err
+	if among == nil {
+		keys, err := d.scan(ctx, escapePattern(before)+"*"+behind)
+		if err != nil {
+			return nil, err
+		}
+		for _, key := range keys {
+			among = append(among, strings.TrimSuffix(strings.TrimPrefix(key, before), behind))
+		}
 	}
 	channels := make(map[string]int)
-	for _, key := range keys {
-		channel := strings.TrimSuffix(strings.TrimPrefix(key, before), behind)
+	for _, channel := range among {
 		n, err := d.recordedShards(ctx, channel)
 		if err != nil {
 			return nil, err

@@ -20,8 +20,8 @@ var (
 )
 
 // StoredSubscriptions implements [driver.Keeper]: the groups on the streams of
-// this namespace, and those that were declared and are missing. It looks for
-// channels with SCAN. Dead letters are the entries of their streams.
+// this namespace, and those that were declared and are missing. Without
+// StoredOptions.Channels it looks for channels with SCAN. Dead letters are the entries of their streams.
 func (d *Driver) StoredSubscriptions(ctx context.Context, options driver.StoredOptions) ([]driver.StoredSubscription, error) {
 	if !d.calls.Enter() {
 		return nil, errClosed
@@ -31,7 +31,7 @@ func (d *Driver) StoredSubscriptions(ctx context.Context, options driver.StoredO
 }
 
 func (d *Driver) stored(ctx context.Context, options driver.StoredOptions) ([]driver.StoredSubscription, error) {
-	channels, err := d.storedChannels(ctx)
+	channels, err := d.storedChannels(ctx, options.Channels)
 	if err != nil {
 		return nil, err
 	}
@@ -133,7 +133,7 @@ func (d *Driver) DeleteSubscription(ctx context.Context, name string) (deleted [
 	if alive > 0 {
 		return nil, fmt.Errorf("streams: subscription %s has %d instances: %w", name, alive, driver.ErrInUse)
 	}
-	channels, err := d.storedChannels(ctx)
+	channels, err := d.storedChannels(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
