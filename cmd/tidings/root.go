@@ -28,6 +28,10 @@ var verbs = []func(*session) *cobra.Command{
 	outboxVerb,
 	lanesVerb,
 	deadVerb,
+	subscriptionVerb,
+	provisionVerb,
+	doctorVerb,
+	forgetVerb,
 	versionVerb,
 }
 

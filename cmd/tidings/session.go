@@ -27,8 +27,9 @@ type session struct {
 	json    bool
 	envFile string
 
-	started bool // a verb runs: what goes wrong from now on is no mistake of usage
-	closers []func(context.Context) error
+	makesFiles bool // a SQLite file that is missing is made
+	started    bool // a verb runs: what goes wrong from now on is no mistake of usage
+	closers    []func(context.Context) error
 }
 
 func newSession(s streams, getenv func(string) string) *session {
@@ -69,7 +70,8 @@ func (s *session) config() setup.Config {
 	return config
 }
 
-// database opens the application's database, which must exist.
+// database opens the application's database, which must exist unless the verb
+// makes things.
 func (s *session) database(options *setup.DatabaseOptions) (setup.Database, error) {
 	config := s.config()
 	database, closer, err := setup.OpenDatabase(config, options)
@@ -77,7 +79,7 @@ func (s *session) database(options *setup.DatabaseOptions) (setup.Database, erro
 		return nil, usageError{err}
 	}
 	s.onClose(func(context.Context) error { return closer.Close() })
-	if path := config.SQLitePath; path != "" && path == config.DatabaseAddress() {
+	if path := config.SQLitePath; path != "" && path == config.DatabaseAddress() && !s.makesFiles {
 		if _, err := os.Stat(path); err != nil { // opening would make it
 			return nil, usage("SQLITE_PATH: %w: name the file that the application uses", err)
 		}
@@ -89,7 +91,7 @@ func (s *session) database(options *setup.DatabaseOptions) (setup.Database, erro
 // own work.
 const brokerTime = 10 * time.Second
 
-// driver makes the driver of the environment and asks whether its broker answers.
+// driver makes the driver of the environment.
 func (s *session) driver(ctx context.Context) (driver.Driver, error) {
 	config := s.config()
 	var database setup.Database

@@ -243,3 +243,17 @@ func row(aggregate string, n int) outbox.Row {
 	}
 	return outbox.RowOf(m)
 }
+
+// settingOf is a setting of PostgreSQL.
+func settingOf(t testing.TB, address, name string) (value string) {
+	t.Helper()
+	connection, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = connection.Close(context.Background()) }()
+	if err := connection.QueryRow(t.Context(), "SELECT current_setting($1)", name).Scan(&value); err != nil {
+		t.Fatal(err)
+	}
+	return value
+}

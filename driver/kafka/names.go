@@ -18,8 +18,8 @@ var (
 )
 
 // StoredSubscriptions implements [driver.Keeper]: the consumer groups that read
-// topics of this namespace, and the topics of dead letters. Dead letters are
-// counted as records of their topics.
+// topics of this namespace, and the topics of dead letters that have any. Dead
+// letters are counted as records of their topics.
 func (d *Driver) StoredSubscriptions(ctx context.Context, options driver.StoredOptions) ([]driver.StoredSubscription, error) {
 	if !d.enter() {
 		return nil, errClosed
@@ -99,23 +99,30 @@ func (d *Driver) storedGroup(l *kadm.DescribedGroupLag) (s driver.StoredSubscrip
 	return s, lost, ours
 }
 
-// deadTopics are the topics of dead letters, by their subscriptions.
+// deadTopics are the topics of dead letters that have any, by their subscriptions.
 func (d *Driver) deadTopics(ctx context.Context, options driver.StoredOptions) (all []driver.StoredSubscription, err error) {
 	bySubscription, err := d.deadNames(ctx)
 	if err != nil {
 		return nil, err
 	}
+	var topics []string
+	for name, some := range bySubscription {
+		if strings.HasPrefix(name, options.Prefix) {
+			topics = append(topics, some...)
+		}
+	}
+	records, err := d.records(ctx, topics)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range sortedNames(bySubscription) {
-		if !strings.HasPrefix(name, options.Prefix) {
-			continue
+		s := driver.StoredSubscription{Name: name, Instances: -1, Lag: -1, Parked: -1, Keys: -1}
+		for _, topic := range bySubscription[name] {
+			s.DeadLetters += records[topic]
 		}
-		s := driver.StoredSubscription{Name: name, Instances: -1, Lag: -1, Parked: -1, DeadLetters: -1, Keys: -1}
-		if options.Count {
-			if s.DeadLetters, err = d.records(ctx, bySubscription[name]); err != nil {
-				return nil, err
-			}
+		if s.DeadLetters > 0 {
+			all = append(all, s)
 		}
-		all = append(all, s)
 	}
 	return all, nil
 }
@@ -140,18 +147,22 @@ func (d *Driver) deadNames(ctx context.Context) (map[string][]string, error) {
 }
 
 // records is how many records topics have.
-func (d *Driver) records(ctx context.Context, topics []string) (count int64, err error) {
+func (d *Driver) records(ctx context.Context, topics []string) (map[string]int64, error) {
+	if len(topics) == 0 { // none would mean all
+		return nil, nil
+	}
 	first, err := d.admin.ListStartOffsets(ctx, topics...)
 	if err != nil {
-		return 0, d.explain("offsets of dead letters", err)
+		return nil, d.explain("offsets of dead letters", err)
 	}
 	last, err := d.admin.ListEndOffsets(ctx, topics...)
 	if err != nil {
-		return 0, d.explain("offsets of dead letters", err)
+		return nil, d.explain("offsets of dead letters", err)
 	}
+	count := make(map[string]int64)
 	last.Each(func(o kadm.ListedOffset) {
-		if from, known := first.Lookup(o.Topic, o.Partition); known {
-			count += o.Offset - from.Offset
+		if from, known := first.Lookup(o.Topic, o.Partition); known && o.Err == nil {
+			count[o.Topic] += o.Offset - from.Offset
 		}
 	})
 	return count, nil

@@ -244,16 +244,22 @@ func (b *base) storedNames(ctx context.Context, run Statements, prefix string) (
 // mostCounted bounds what is counted of the log.
 const mostCounted = 100_000
 
-// lag counts what a subscription has not passed, at most mostCounted: of some
-// channels, or of all.
+// lag counts what a subscription has not passed, at most mostCounted of each: of
+// the log, and what waits for its position there; of some channels, or of all.
 func (b *base) lag(ctx context.Context, run Statements, name string, channels []string) (lag int64, err error) {
 	arguments := []any{name}
-	query := "SELECT count(*) FROM (SELECT 1 AS one FROM {log} e JOIN {positions} p ON p.slot = e.slot WHERE p.subscription = $1 AND e.position >= p.position"
+	among := ""
 	if len(channels) > 0 {
-		query += " AND e.aggregatetype IN " + in(&arguments, channels)
+		among = " AND e.aggregatetype IN " + in(&arguments, channels)
 	}
-	_, err = run.One(ctx, query+fmt.Sprintf(" LIMIT %d) AS behind", mostCounted), arguments, &lag)
-	return lag, err
+	limit := fmt.Sprintf(" LIMIT %d) AS behind", mostCounted)
+	_, err = run.One(ctx, "SELECT count(*) FROM (SELECT 1 AS one FROM {log} e JOIN {positions} p ON p.slot = e.slot WHERE p.subscription = $1 AND e.position >= p.position"+among+limit, arguments, &lag)
+	if err != nil {
+		return 0, err
+	}
+	var waiting int64
+	_, err = run.One(ctx, "SELECT count(*) FROM (SELECT 1 AS one FROM {outbox} e WHERE "+b.text("$1")+" <> ''"+among+limit, arguments, &waiting)
+	return lag + waiting, err
 }
 
 // DeleteSubscription implements [driver.Keeper], in one transaction.
