@@ -58,6 +58,10 @@ ledger: ## Kill processes at named points, thirty times each, and write what the
 faults: ## Put every driver through every fault and write what the ledger counts into docs/guarantees.md
 	scripts/faults all $(FLAGS)
 
+.PHONY: compare
+compare: ## Do the same work with Watermill on one PostgreSQL, side by side
+	scripts/compare
+
 .PHONY: mutants
 mutants: ## Break the code on purpose and see that a test notices
 	go run ./scripts/mutants

@@ -72,10 +72,10 @@ func (a *application[TX]) migrate(ctx context.Context) error {
 type handler = func(ctx context.Context, e tidings.Event[faults.StepPayload], effect func(context.Context) error) error
 
 // react is an inbox whose effect is a row.
-func (a *application[TX]) react(trap *faults.Trap) func(tidings.Contract[faults.StepPayload], handler) tidings.Reaction {
-	return func(contract tidings.Contract[faults.StepPayload], handle handler) tidings.Reaction {
+func (a *application[TX]) react(trap *faults.Trap) func(tidings.Contract[faults.StepPayload], string, handler) tidings.Reaction {
+	return func(contract tidings.Contract[faults.StepPayload], mark string, handle handler) tidings.Reaction {
 		return inbox.On(faults.TrapStore(trap, a.store), contract, func(ctx context.Context, tx TX, e tidings.Event[faults.StepPayload]) error {
-			return handle(ctx, e, func(ctx context.Context) error { return a.in(tx)(ctx, insertEffect, e.ID()) })
+			return handle(ctx, e, func(ctx context.Context) error { return a.in(tx)(ctx, insertEffect, mark+e.ID()) })
 		})
 	}
 }
@@ -261,9 +261,9 @@ func newSchema(t testing.TB, url string) faults.Place {
 }
 
 // newFile makes the application's database in a file.
-func newFile(t testing.TB) faults.Place {
+func newFile(t testing.TB, folder string) faults.Place {
 	t.Helper()
-	place := faults.Place{Namespace: newNamespace(), Database: filepath.Join(t.TempDir(), "app.db")}
+	place := faults.Place{Namespace: newNamespace(), Database: filepath.Join(folder, "app.db")}
 	a, err := onFile(t.Context(), place)
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ import (
 
 // worlds are the drivers of the table, without servers of their own.
 func worlds() []faults.World {
-	return []faults.World{onKafka, onKafkaThree, onSQS, onStreams, onStreamsWeak, onPostgresWorld, onSQLiteWorld, onRedis, onMemory}
+	return []faults.World{onKafka, onKafkaThree, onSQS, onStreams, onStreamsWeak, onPostgresWorld, onPostgresClock, onSQLiteWorld, onRedis, onMemory}
 }
 
 // through puts a line into an address.
@@ -78,7 +78,7 @@ var onKafka = brokerWorld(faults.World{Name: "kafka", Session: sessionTimeout}, 
 })
 
 // onKafkaThree has three brokers, of which one is lost.
-var onKafkaThree = brokerWorld(faults.World{Name: "kafka, 3 brokers", Session: sessionTimeout}, newKafka, func(t testing.TB, place *faults.Place) {
+var onKafkaThree = brokerWorld(faults.World{Name: "kafka, 3 brokers, one lost", Session: sessionTimeout, BrokerOnly: true}, newKafka, func(t testing.TB, place *faults.Place) {
 	place.Broker = drivertest.Server(t, "TIDINGS_KAFKA3_BROKERS")
 })
 
@@ -143,7 +143,7 @@ var onStreams = brokerWorld(faults.World{Name: "redis-streams", Session: leaseTi
 })
 
 // onStreamsWeak is the server's default: nothing is written down before a snapshot.
-var onStreamsWeak = brokerWorld(faults.World{Name: "redis-streams, weaker: appendonly no", Session: leaseTime}, newStreams, func(t testing.TB, place *faults.Place) {
+var onStreamsWeak = brokerWorld(faults.World{Name: "redis-streams, weaker: appendonly no", Session: leaseTime, BrokerOnly: true, Weaker: true}, newStreams, func(t testing.TB, place *faults.Place) {
 	place.Broker = drivertest.Server(t, "REDIS_URL")
 	removeAfter(t, *place, removeKeys)
 })

@@ -15,6 +15,7 @@ var (
 // TestFaults puts every driver through the faults: nothing that was published is
 // lost on a durable one, order holds, and the inbox has no effect twice.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	ledger, table := newLedger(t), &rows{}
 	all := worlds()
 	if *long {
@@ -22,7 +23,7 @@ func TestFaults(t *testing.T) {
 	}
 	t.Run("drivers", func(t *testing.T) {
 		for _, world := range all {
-			if *only != "" && world.Name != *only || !*long && (world.Name == onKafkaThree.Name || world.Name == onStreamsWeak.Name) {
+			if *only != "" && world.Name != *only || !*long && (world.BrokerOnly || world.ClockOnly) {
 				continue
 			}
 			t.Run(world.Name, func(t *testing.T) {

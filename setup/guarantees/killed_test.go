@@ -49,6 +49,7 @@ func points(lists ...[]at) (all []at) {
 // TestKilledAtNamedPoints kills each process of each stack with SIGKILL at each
 // named point: nothing is lost, out of order or done twice.
 func TestKilledAtNamedPoints(t *testing.T) {
+	t.Parallel()
 	ledger, table := newLedger(t), &rows{}
 	t.Run("stacks", func(t *testing.T) {
 		for _, s := range []stack{

@@ -3,6 +3,7 @@ package guarantees
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -37,12 +38,28 @@ func ownServers(t *testing.T, worlds []faults.World) []faults.World {
 			}
 		case onStreamsWeak.Name:
 			start = func(testing.TB) *faults.Server { return redisServer(t, "--appendonly", "no", "--save", "") }
+		case onPostgresClock.Name:
+			start = func(testing.TB) *faults.Server { return postgresWithClock(t) }
 		case onPostgresWorld.Name:
 			start = func(testing.TB) *faults.Server {
 				return scripted(t, "postgres", "TIDINGS_POSTGRES_URL", "TIDINGS_POSTGRES_PORT")
 			}
 		default:
 			continue
+		}
+		w.Not = maps.Clone(w.Not)
+		if w.Not == nil {
+			w.Not = make(map[string]string)
+		}
+		switch {
+		case w.Name == onStreams.Name || w.Name == onRedis.Name:
+			w.Not["clock"] = "libfaketime and Redis's allocator do not go together"
+		case w.Name == onPostgresWorld.Name:
+			w.Not["clock"] = notHere
+		case w.Name != onPostgresClock.Name:
+			w.Not["clock"] = "no lease depends on this broker's wall clock in a way that could be tried"
+		case fakeTime() == "":
+			w.Not["clock"] = "libfaketime is not installed"
 		}
 		var once sync.Once
 		var server *faults.Server
@@ -55,7 +72,7 @@ func ownServers(t *testing.T, worlds []faults.World) []faults.World {
 		}
 		w.Prepare = func(t testing.TB) faults.Place {
 			s := w.Server(t)
-			if w.Name == onPostgresWorld.Name {
+			if w.Database {
 				return newSchema(t, s.Address)
 			}
 			place := faults.Place{Namespace: newNamespace()}
@@ -67,6 +84,16 @@ func ownServers(t *testing.T, worlds []faults.World) []faults.World {
 		}
 	}
 	return worlds
+}
+
+// fakeTime is a library that moves the clock of a process (package faketime), or
+// "".
+func fakeTime() string {
+	found, _ := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1") //nolint:errcheck // the pattern is right
+	if len(found) == 0 {
+		return ""
+	}
+	return found[0]
 }
 
 func freePort(t testing.TB) int {
@@ -239,6 +266,34 @@ func scripted(t testing.TB, name, variable string, ports ...string) *faults.Serv
 		Kill:  func(t testing.TB) { h.kill(t, name) },
 		Start: func(t testing.TB) { h.brokers(t, "up", name) },
 	}
+}
+
+// postgresWithClock is a server whose clock the test moves.
+func postgresWithClock(t testing.TB) *faults.Server {
+	t.Helper()
+	clock := filepath.Join(t.TempDir(), "clock")
+	jump := func(t testing.TB, by time.Duration) {
+		t.Helper()
+		if err := os.WriteFile(clock, fmt.Appendf(nil, "%+d", int(by.Seconds())), 0o644); err != nil { //nolint:gosec // the server is another user
+			t.Fatal(err)
+		}
+	}
+	jump(t, 0)
+	for folder := filepath.Dir(clock); folder != "/"; folder = filepath.Dir(folder) {
+		if strings.HasPrefix(filepath.Base(filepath.Dir(folder)), "Test") || strings.HasPrefix(filepath.Base(folder), "Test") {
+			if err := os.Chmod(folder, 0o755); err != nil { //nolint:gosec // the server is another user
+				t.Fatal(err)
+			}
+		}
+	}
+	variables := []string{"TIDINGS_POSTGRES_PORT=" + strconv.Itoa(freePort(t))}
+	if fake := fakeTime(); fake != "" {
+		variables = append(variables, "LD_PRELOAD="+fake, "FAKETIME_TIMESTAMP_FILE="+clock, "FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1")
+	}
+	h := newHome(t, variables...)
+	t.Cleanup(func() { h.brokers(t, "down") })
+	h.brokers(t, "up", "postgres")
+	return &faults.Server{Address: h.variable(t, "TIDINGS_POSTGRES_URL"), Jump: jump}
 }
 
 // threeKafkas are three brokers, of which the first, the second and the third are

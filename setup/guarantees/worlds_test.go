@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -54,6 +55,15 @@ var onPostgresWorld = faults.World{
 	Effects: effectsOf(onPostgres),
 }
 
+// onPostgresClock is a server whose clock can be moved, and is there for that.
+var onPostgresClock = func() faults.World {
+	w := onPostgresWorld
+	w.Name, w.ClockOnly = "postgres, its clock moved", true
+	return w
+}()
+
+const notHere = "-" // another world has the row
+
 var onSQLiteWorld = faults.World{
 	Name: "sqlite", Session: leaseTime, Database: true,
 	NoServer: "there is no server: the database is a file",
@@ -61,8 +71,41 @@ var onSQLiteWorld = faults.World{
 	Enter: func(ctx context.Context, place faults.Place, trap *faults.Trap) (*faults.Parts, error) {
 		return databaseParts(ctx, "sqlite", place, trap, onFile)
 	},
-	Prepare: func(t testing.TB) faults.Place { return newFile(t) },
+	Prepare: func(t testing.TB) faults.Place { return newFile(t, t.TempDir()) },
+	Disk:    smallDisk,
 	Effects: effectsOf(onFile),
+}
+
+// smallDisk is a file system of three megabytes; making one takes root.
+func smallDisk(t testing.TB) (place faults.Place, fill, clear func()) {
+	t.Helper()
+	folder := t.TempDir()
+	if output, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", folder).CombinedOutput(); err != nil { //nolint:noctx,gosec // a folder of the test's
+		t.Skipf("no small disk can be mounted: %v: %s", err, output)
+	}
+	t.Cleanup(func() {
+		if err := exec.Command("umount", folder).Run(); err != nil { //nolint:noctx,gosec // a folder of the test's
+			t.Error(err)
+		}
+	})
+	stuffing := filepath.Join(folder, "stuffing")
+	fill = func() {
+		file, err := os.Create(stuffing)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for err == nil { // until there is no space left
+			_, err = file.Write(make([]byte, 4096))
+		}
+		_ = file.Close()
+	}
+	clear = func() {
+		if err := os.Remove(stuffing); err != nil {
+			t.Error(err)
+		}
+	}
+	return newFile(t, folder), fill, clear
 }
 
 func databaseParts[TX any](ctx context.Context, name string, place faults.Place, trap *faults.Trap, open func(context.Context, faults.Place) (*application[TX], error)) (*faults.Parts, error) {

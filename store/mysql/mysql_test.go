@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/driver/memory"
 	"github.com/tidings-go/tidings/store/mysql"
 	"github.com/tidings-go/tidings/store/storetest"
 )
@@ -178,7 +179,7 @@ func TestManyDeadLetters(t *testing.T) {
 	name := made(t)
 	db := pool(t, name)
 	storetest.ManyDeadLetters(t, storetest.Many{
-		Store: open(t, nil).DeadLetters(), Table: "tidings_dead_letters", Whole: "whole table", Analyze: "ANALYZE TABLE tidings_dead_letters",
+		Store: open(t, nil).DeadLetters(), Driver: memory.New(nil), Table: "tidings_dead_letters", Whole: "whole table", Analyze: "ANALYZE TABLE tidings_dead_letters",
 		Exec: func(t *testing.T, statement string) {
 			if _, err := db.ExecContext(t.Context(), statement); err != nil {
 				t.Fatal(err)

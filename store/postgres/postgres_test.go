@@ -17,6 +17,7 @@ import (
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/driver/memory"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/store/postgres"
 	"github.com/tidings-go/tidings/store/storetest"
@@ -222,7 +223,7 @@ func TestManyDeadLetters(t *testing.T) {
 	s := open(t, p, postgres.Options{})
 	table := schema(t, p) + ".tidings_dead_letters"
 	storetest.ManyDeadLetters(t, storetest.Many{
-		Store: s.DeadLetters(), Table: table, Whole: "Seq Scan", Analyze: "VACUUM ANALYZE " + table,
+		Store: s.DeadLetters(), Driver: memory.New(nil), Table: table, Whole: "Seq Scan", Analyze: "VACUUM ANALYZE " + table,
 		Exec: func(t *testing.T, statement string) {
 			if _, err := p.Exec(t.Context(), statement); err != nil {
 				t.Fatal(err)
@@ -240,4 +241,18 @@ func TestManyDeadLetters(t *testing.T) {
 			return strings.Join(lines, "\n")
 		},
 	})
+}
+
+// Debezium's outbox event router reads these columns by their names, as text.
+func TestDebeziumColumns(t *testing.T) {
+	p := pool(t)
+	open(t, p, postgres.Options{})
+	for _, column := range []string{"id", "aggregatetype", "aggregateid", "type", "payload"} {
+		var kind, nullable string
+		err := p.QueryRow(t.Context(), "SELECT data_type, is_nullable FROM information_schema.columns WHERE table_schema = $1 AND table_name = 'tidings_outbox' AND column_name = $2",
+			schema(t, p), column).Scan(&kind, &nullable)
+		if err != nil || kind != "text" || nullable != "NO" {
+			t.Errorf("column %s is %s, nullable %s: %v", column, kind, nullable, err)
+		}
+	}
 }

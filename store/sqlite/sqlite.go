@@ -73,12 +73,17 @@ func Open(path string, options *Options) (*Store, error) {
 		return nil, fmt.Errorf("sqlite: %w", err)
 	}
 	db := sql.OpenDB(connector{opened, &turn{patience: busyTime, between: &between{queue: &fileLock{path: path + "-queue"}, writer: &fileLock{path: path + "-writer"}}}})
+	db.SetMaxIdleConns(idleConnections)
 	s, err := New(db, options)
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return s, nil
 }
+
+// idleConnections stay open: a new one reads the schema and prepares every
+// statement again. The default of database/sql is two.
+const idleConnections = 8
 
 // busyTime is how long a transaction waits for others to end.
 const busyTime = 10 * time.Second

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/driver/memory"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/store/sqlite"
 	"github.com/tidings-go/tidings/store/storetest"
@@ -151,7 +152,7 @@ func lines(t *testing.T, db *sql.DB, query string) (all []string) {
 func TestManyDeadLetters(t *testing.T) {
 	s := file(t, filepath.Join(t.TempDir(), "many.db"), nil)
 	storetest.ManyDeadLetters(t, storetest.Many{
-		Store: s.DeadLetters(), Table: "tidings_dead_letters", Whole: "whole table", Analyze: "ANALYZE",
+		Store: s.DeadLetters(), Driver: memory.New(nil), Table: "tidings_dead_letters", Whole: "whole table", Analyze: "ANALYZE",
 		Exec: func(t *testing.T, statement string) {
 			if _, err := s.DB().ExecContext(t.Context(), statement); err != nil {
 				t.Fatal(err)

@@ -14,12 +14,13 @@ import (
 	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/deadletter"
 	"github.com/tidings-go/tidings/driver"
-	"github.com/tidings-go/tidings/driver/memory"
 )
 
 // Many is a database with room for a large number of dead letters.
 type Many struct {
 	Store driver.DeadLetterStore
+	// Driver is of the bus that handles what is retried: that in memory.
+	Driver driver.Driver
 	// Table is the name of its table, as statements write it.
 	Table string
 	// Exec runs a statement.
@@ -214,7 +215,7 @@ func manyRetried(t *testing.T, m Many) {
 		t.Errorf("%d are open, want %d", rest.Count(), want)
 	}
 
-	bus := tidings.New(memory.New(nil), &tidings.Options{Logger: slog.New(slog.DiscardHandler), DeadLetters: m.Store})
+	bus := tidings.New(m.Driver, &tidings.Options{Logger: slog.New(slog.DiscardHandler), DeadLetters: m.Store})
 	var handled atomic.Int64
 	err = bus.Module("storetest").Subscribe("many", &tidings.SubscribeOptions{MaxAttempts: 1}, letterSent.On(func(_ context.Context, e tidings.Event[letterPayload]) error {
 		handled.Add(1)

@@ -209,7 +209,7 @@ func manyRefused[TX any](t *testing.T, d Database[TX]) {
 	add(t, s, rows...)
 	relay(t, d.Open(t), b, outbox.Options{})
 	began := time.Now()
-	within(t, 60*time.Second, "good rows flow behind bad ones", func() bool { return len(b.sent("")) == good })
+	within(t, 3*time.Minute, "good rows flow behind bad ones", func() bool { return len(b.sent("")) == good })
 	t.Logf("%d rows behind %d refused ones were sent within %v", good, bad, time.Since(began).Round(time.Millisecond))
 }
 

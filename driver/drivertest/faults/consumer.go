@@ -46,7 +46,7 @@ func (p *process) subscribed() (*tidings.Bus, error) {
 	if _, direct := d.(driver.Direct); !direct {
 		d = &watchedDriver{d, p}
 	}
-	b := p.bus(d, &chronicler{p.journal})
+	b := p.bus(d, &chronicler{p.journal, p.mark()})
 	options := p.parts.Subscribe
 	if d.Features().History {
 		options.StartAt = tidings.StartBeginning
@@ -56,13 +56,17 @@ func (p *process) subscribed() (*tidings.Bus, error) {
 	}
 	var reaction tidings.Reaction
 	if p.parts.React != nil {
-		reaction = p.parts.React(p.contract(), p.handle)
+		reaction = p.parts.React(p.contract(), p.mark(), p.handle)
 	} else {
 		reaction = p.contract().On(func(ctx context.Context, e tidings.Event[StepPayload]) error {
 			return p.handle(ctx, e, func(context.Context) error { return nil })
 		})
 	}
-	return b, b.Module("faults").Subscribe("work", &options, reaction)
+	name := "work"
+	if p.Late {
+		name = "late"
+	}
+	return b, b.Module("faults").Subscribe(name, &options, reaction)
 }
 
 // contract is the one that this version of the application knows.
@@ -101,7 +105,10 @@ func (p *process) handle(ctx context.Context, e tidings.Event[StepPayload], effe
 }
 
 // chronicler writes into the journal what the engine tells.
-type chronicler struct{ journal *journal }
+type chronicler struct {
+	journal *journal
+	mark    string
+}
 
 var words = map[tidings.Kind]string{
 	tidings.Started: wordStarted, tidings.Handled: wordHandled, tidings.Retried: wordFailed, tidings.Blocked: wordFailed,
@@ -119,5 +126,5 @@ func (c *chronicler) Observe(_ context.Context, o tidings.Observation) {
 	if o.Err != nil {
 		reason += " " + o.Err.Error()
 	}
-	c.journal.write(entry{word: word, id: o.ID, place: Step{Aggregate: o.AggregateID}, count: o.Count, reason: reason})
+	c.journal.write(entry{word: word, id: c.mark + o.ID, place: Step{Aggregate: c.mark + o.AggregateID}, count: o.Count, reason: reason})
 }

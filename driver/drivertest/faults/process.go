@@ -46,11 +46,24 @@ type Order struct {
 	// Binary is which of two versions of an application this is: 0, or 1 with a
 	// newer version of the contract.
 	Binary int
+	// Late makes a consumer one of a second subscription, whose events have
+	// LateSubscription before their ids in the ledger.
+	Late bool
 	// MaxCrashes replaces the subscription's.
 	MaxCrashes int
 
 	Folder  string
 	Process string
+}
+
+// LateSubscription begins the ids of what the second subscription handles.
+const LateSubscription = "late:"
+
+func (o *Order) mark() string {
+	if o.Late {
+		return LateSubscription
+	}
+	return ""
 }
 
 const variableOrder = "TIDINGS_FAULTS_ORDER"

@@ -25,6 +25,7 @@ type Trial struct {
 	began   time.Time
 	hits    int // kills and other faults, for the table
 	note    string
+	late    bool // a second subscription takes part
 
 	mu        sync.Mutex
 	started   int
@@ -99,11 +100,19 @@ func (t *Trial) read() {
 			t.counts[e.word]++
 			switch e.word {
 			case wordStored:
-				t.published[e.id] = e.place
+				t.publish(e.place)
 			case wordHandled, wordDeduplicated, wordDead:
 				t.finished[e.id] = true
 			}
 		}
+	}
+}
+
+// publish takes note of an event that is certain, once for each subscription.
+func (t *Trial) publish(s Step) {
+	t.published[s.ID] = s
+	if t.late {
+		t.published[LateSubscription+s.ID] = Step{LateSubscription + s.ID, LateSubscription + s.Aggregate, s.Number}
 	}
 }
 
@@ -209,7 +218,7 @@ func (t *Trial) askCommitted() (transactions bool) {
 	defer t.mu.Unlock()
 	t.published = make(map[string]Step, len(steps))
 	for _, s := range steps {
-		t.published[s.ID] = s
+		t.publish(s)
 	}
 	return true
 }

@@ -103,7 +103,7 @@ func (s *watchedSink) Deliver(ctx context.Context, deliveries []driver.Delivery)
 	received := make([]entry, len(deliveries))
 	s.consumer.mu.Lock()
 	for n, d := range deliveries {
-		id := d.Headers.Get(driver.HeaderEventID)
+		id := s.consumer.process.mark() + d.Headers.Get(driver.HeaderEventID)
 		s.consumer.ids[d.Ref] = id
 		received[n] = entry{word: wordReceived, id: id, reason: d.Source.Name}
 	}

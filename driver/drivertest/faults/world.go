@@ -65,6 +65,16 @@ type World struct {
 	AtMostOnce bool
 	// OneProcess says that publishers and handlers share a process.
 	OneProcess bool
+	// BrokerOnly leaves out the rows that are not about the broker: another world
+	// has them. Weaker says that its settings are weaker than the promise: what is
+	// lost then is counted and is no failure.
+	BrokerOnly bool
+	// ClockOnly leaves out all rows but that of the clock.
+	ClockOnly bool
+	Weaker    bool
+	// Disk makes the place of a trial on a small disk, with what fills it and what
+	// makes room again. Nil: there is none.
+	Disk func(t testing.TB) (place Place, fill, clear func())
 	// Not says why a fault cannot be made, or makes no sense, in this world.
 	Not map[string]string
 	// Effects returns how often each event's effect is in the application's
@@ -80,8 +90,8 @@ type Parts struct {
 	Options   tidings.Options
 	Subscribe tidings.SubscribeOptions
 	// React makes the reaction: its handler calls handle, which calls effect once
-	// where the effect belongs. Nil: a plain handler without effects.
-	React func(contract tidings.Contract[StepPayload], handle func(ctx context.Context, e tidings.Event[StepPayload], effect func(context.Context) error) error) tidings.Reaction
+	// where the effect belongs; mark goes before the event's id there. Nil: a plain handler without effects.
+	React func(contract tidings.Contract[StepPayload], mark string, handle func(ctx context.Context, e tidings.Event[StepPayload], effect func(context.Context) error) error) tidings.Reaction
 	// Commit publishes the events in a transaction of the application, together
 	// with rows that say so; before is called before the commit. Nil: Publish.
 	Commit func(ctx context.Context, bus *tidings.Bus, events []tidings.DomainEvent, before func()) error
@@ -118,6 +128,8 @@ type Server struct {
 	// waits until it answers.
 	Kill  func(t testing.TB)
 	Start func(t testing.TB)
+	// Jump moves its clock so far from the true time; nil: it cannot be moved.
+	Jump func(t testing.TB, by time.Duration)
 }
 
 // Work is what handlers do.

@@ -70,6 +70,9 @@ type Dialect struct {
 	// Places reads $1, a JSON array of pairs, as a table with the columns slot and
 	// position. Only a store with a log needs it.
 	Places string
+	// Lateral: a subquery may name columns of what is joined before it. A planner
+	// that has many ways needs it to see the one by the index.
+	Lateral bool
 	// Savepoint: a commit is to find out whether the server has rolled the
 	// transaction back on its own meanwhile.
 	Savepoint bool
@@ -105,6 +108,10 @@ type Dialect struct {
 	// arguments are slots as JSON, the most rows of a slot and of all, and channels
 	// that are passed over, as JSON.
 	Pending string
+	// Plan is run in one transaction before Pending and before SentAtOnce: settings
+	// of the planner for statements on a table that is empty in one moment and large
+	// in the next. Empty where none are needed.
+	Plan string
 }
 
 // tables are the names that statements may have in braces.

@@ -241,10 +241,14 @@ func (l *Log) Read(ctx context.Context, from []outbox.Place, channels []string, 
 	arguments := []any{string(text), limit}
 	wanted := in(&arguments, channels)
 	met := make(map[int]bool, len(places))
-	// Positions are dense, so a range of them is a limit, and the statement is the same for any number of slots.
+	// Positions are dense, so a range of them is a limit. The statement is the same for any number of slots.
+	joined := "JOIN {log} e ON e.slot = p.slot AND e.position >= p.position AND e.position < p.position + $2"
+	if l.base.dialect.Lateral {
+		joined = "CROSS JOIN LATERAL (SELECT * FROM {log} l WHERE l.slot = p.slot AND l.position >= p.position ORDER BY l.position LIMIT " + l.base.integer("$2") + ") e"
+	}
 	err = run.Each(ctx, `SELECT e.slot, e.position, e.aggregatetype, e.created_at, CASE WHEN e.aggregatetype IN `+wanted+` THEN 1 ELSE 0 END, e.id, e.aggregateid, e.type, coalesce(e.headers, ''), CASE WHEN e.aggregatetype IN `+wanted+` THEN e.payload ELSE '' END
 		FROM `+l.base.dialect.Places+` p
-		JOIN {log} e ON e.slot = p.slot AND e.position >= p.position AND e.position < p.position + `+l.base.integer("$2")+`
+		`+joined+`
 		ORDER BY e.slot, e.position`, arguments, func(rows Rows) error {
 		var e outbox.Entry
 		var created int64

@@ -158,19 +158,34 @@ func (b *base) pending(ctx context.Context, look outbox.Look) (rows []outbox.Row
 	if err != nil {
 		return nil, nil, err
 	}
-	rows = make([]outbox.Row, 0, min(look.Limit, look.Each*len(look.Slots)))
-	err = b.pool().Each(ctx, statement, arguments, func(r Rows) error {
-		row, err := scanRow(r)
-		if err != nil {
-			return err
-		}
-		if row.Slot < 0 {
-			bare = append(bare, row.Sequence)
-		}
-		rows = append(rows, row)
-		return nil
+	err = b.planned(ctx, func(ctx context.Context, run Statements) error {
+		rows, bare = make([]outbox.Row, 0, min(look.Limit, look.Each*len(look.Slots))), nil
+		return run.Each(ctx, statement, arguments, func(r Rows) error {
+			row, err := scanRow(r)
+			if err != nil {
+				return err
+			}
+			if row.Slot < 0 {
+				bare = append(bare, row.Sequence)
+			}
+			rows = append(rows, row)
+			return nil
+		})
 	})
 	return rows, bare, err
+}
+
+// planned runs statements under [Dialect.Plan]. fn may be called again.
+func (b *base) planned(ctx context.Context, fn func(ctx context.Context, run Statements) error) error {
+	if b.dialect.Plan == "" {
+		return fn(ctx, b.pool())
+	}
+	return b.atomically(ctx, func(ctx context.Context, run Statements) error {
+		if _, err := run.Exec(ctx, b.dialect.Plan); err != nil {
+			return err
+		}
+		return fn(ctx, run)
+	})
 }
 
 // pendingStatement takes the first rows of each slot by themselves: each is a few
@@ -317,7 +332,10 @@ func (b *base) sentAtOnce(ctx context.Context, group, holder string, leases []dr
 	if b.keepSent {
 		statement = b.dialect.SentAndKept
 	}
-	_, err = b.pool().One(ctx, statement, []any{group, holder, string(held), string(numbers)}, &sent)
+	err = b.planned(ctx, func(ctx context.Context, run Statements) error {
+		_, err := run.One(ctx, statement, []any{group, holder, string(held), string(numbers)}, &sent)
+		return err
+	})
 	return sent, err
 }
 

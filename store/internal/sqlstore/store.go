@@ -66,14 +66,12 @@ type base struct {
 
 // New makes a store. It does not ask the database yet.
 func New[TX any](s Settings[TX]) *Store[TX] {
-	announced := make(map[int]string)
+	b := &base{dialect: s.Dialect, book: newBook(s.Dialect), db: s.Database, schema: s.Schema, keepSent: s.KeepSent, maxParked: s.MaxParked}
 	if s.Dialect.AndNotify != nil {
+		b.announced = make(map[int]string, len(insertions))
 		for n, insertion := range insertions {
-			announced[n] = s.Dialect.AndNotify(insertion)
+			b.announced[n] = s.Dialect.AndNotify(insertion)
 		}
-	}
-	b := &base{
-		dialect: s.Dialect, book: newBook(s.Dialect), db: s.Database, schema: s.Schema, keepSent: s.KeepSent, maxParked: s.MaxParked, announced: announced,
 	}
 	if s.Dialect.OneWriter {
 		b.together = newTogether(b)

@@ -39,30 +39,12 @@ CREATE TABLE tidings_outbox_sent (
 ) ENGINE=InnoDB;
 CREATE INDEX tidings_outbox_sent_at ON tidings_outbox_sent (sent_at);
 
--- Aggregates whose first event, sequence, could not be sent.
+-- Aggregates whose first event could not be sent.
 CREATE TABLE tidings_outbox_held (
 	aggregatetype VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
 	aggregateid   VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
-	sequence      bigint NOT NULL,
 	until_at      bigint NOT NULL,
 	PRIMARY KEY (aggregatetype, aggregateid)
-) ENGINE=InnoDB;
-CREATE INDEX tidings_outbox_held_sequence ON tidings_outbox_held (sequence);
-
--- Events that an operator took out instead of sending them.
-CREATE TABLE tidings_outbox_discarded (
-	sequence      bigint PRIMARY KEY,
-	id            VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
-	aggregatetype VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
-	aggregateid   VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
-	type          VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL,
-	payload       LONGTEXT CHARACTER SET utf8mb4 NOT NULL,
-	headers       LONGTEXT CHARACTER SET utf8mb4,
-	created_at    bigint NOT NULL,
-	attempts      integer NOT NULL,
-	failure       LONGTEXT CHARACTER SET utf8mb4,
-	discarded_at  bigint NOT NULL,
-	reason        LONGTEXT CHARACTER SET utf8mb4 NOT NULL
 ) ENGINE=InnoDB;
 
 CREATE TABLE tidings_leases (

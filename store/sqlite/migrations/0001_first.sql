@@ -38,31 +38,13 @@ CREATE TABLE tidings_outbox_sent (
 );
 CREATE INDEX tidings_outbox_sent_at ON tidings_outbox_sent (sent_at);
 
--- Aggregates whose first event, sequence, could not be sent.
+-- Aggregates whose first event could not be sent.
 CREATE TABLE tidings_outbox_held (
 	aggregatetype text NOT NULL,
 	aggregateid   text NOT NULL,
-	sequence      integer NOT NULL,
 	until_at      integer NOT NULL,
 	PRIMARY KEY (aggregatetype, aggregateid)
 ) WITHOUT ROWID;
-CREATE INDEX tidings_outbox_held_sequence ON tidings_outbox_held (sequence);
-
--- Events that an operator took out instead of sending them.
-CREATE TABLE tidings_outbox_discarded (
-	sequence      integer PRIMARY KEY,
-	id            text NOT NULL,
-	aggregatetype text NOT NULL,
-	aggregateid   text NOT NULL,
-	type          text NOT NULL,
-	payload       text NOT NULL,
-	headers       text,
-	created_at    integer NOT NULL,
-	attempts      integer NOT NULL,
-	failure       text,
-	discarded_at  integer NOT NULL,
-	reason        text NOT NULL
-);
 
 CREATE TABLE tidings_leases (
 	group_name text NOT NULL,
