@@ -12,6 +12,7 @@ import (
 
 	mysqldriver "github.com/go-sql-driver/mysql"
 
+	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/store/mysql"
 )
@@ -140,4 +141,18 @@ func openMySQL(config Config, keepSent bool) (*sql.DB, *mysql.Store, []error) {
 		return nil, nil, []error{fmt.Errorf("DATABASE_URL, EVENT_NAMESPACE: %w", errors.Join(err, db.Close()))}
 	}
 	return db, store, nil
+}
+
+// OpenClaims opens the claims that EVENT_CLAIMS=redis names, for a program that
+// works beside the application; nil where it names none there. Whoever called it
+// closes the closer.
+func OpenClaims(config Config) (driver.Claims, io.Closer, error) {
+	if config.Claims != "redis" {
+		return nil, nil, nil
+	}
+	claims, errs := openClaims(config, &tidings.Options{})
+	if len(errs) > 0 {
+		return nil, nil, complaint(errs)
+	}
+	return claims, closer(func() error { return claims.Close(context.Background()) }), nil
 }

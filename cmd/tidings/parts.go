@@ -31,6 +31,14 @@ func (s *session) parts(ctx context.Context, ask bool) (all []part, err error) {
 		}
 		all = append(all, part{"driver " + name, d})
 	}
+	claims, closer, err := setup.OpenClaims(config)
+	if err != nil {
+		return nil, err
+	}
+	if claims != nil {
+		s.onClose(func(context.Context) error { return closer.Close() })
+		all = append(all, part{"claims", claims})
+	}
 	if overDatabase {
 		return all, nil
 	}

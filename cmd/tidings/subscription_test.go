@@ -15,7 +15,7 @@ func TestSubscriptions(t *testing.T) {
 			return onKafka(t).with(onPostgres(t)).with(environment{"EVENT_CLAIMS": "database"})
 		},
 		"redis-streams": func(t *testing.T) environment {
-			return environment{"EVENT_DRIVER": "redis-streams", "REDIS_URL": redistest.Start(t, "--appendonly", "yes").URL()}
+			return environment{"EVENT_DRIVER": "redis-streams", "REDIS_URL": redistest.Start(t, "--appendonly", "yes").URL(), "EVENT_CLAIMS": "redis"}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

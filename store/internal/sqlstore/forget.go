@@ -35,6 +35,7 @@ var erasures = []erasure{
 		"UPDATE {log} SET id = '', aggregatetype = '" + forgottenChannel + "', aggregateid = '', type = '', payload = '{}', headers = NULL WHERE aggregateid = $1", false},
 	{"parked", "deleted: never handled", "e.lane_key = $1 OR e.message_key = $1", "DELETE FROM {parked} WHERE lane_key = $1 OR message_key = $1", true},
 	{"outbox_sent", "deleted", "e.aggregateid = $1", "DELETE FROM {outbox_sent} WHERE aggregateid = $1", false},
+	{"outbox_discarded", "deleted", "e.aggregateid = $1", "DELETE FROM {outbox_discarded} WHERE aggregateid = $1", false},
 	{"outbox_held", "deleted", "e.aggregateid = $1", "DELETE FROM {outbox_held} WHERE aggregateid = $1", false},
 	{"lane_orders", "deleted", "e.lane_key = $1", "DELETE FROM {lane_orders} WHERE lane_key = $1", false},
 	{"dead_letter_changes", "deleted", strings.ReplaceAll(changed, "{dead_letter_changes}", "e"), "DELETE FROM {dead_letter_changes} WHERE " + changed, false},
