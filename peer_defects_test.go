@@ -236,7 +236,7 @@ func TestPeerDefectsAreTested(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows := regexp.MustCompile("(?m)^\\| (\\d+) \\|.*$").FindAllStringSubmatch(string(page), -1)
+	rows := regexp.MustCompile(`(?m)^\| (\d+) \|.*$`).FindAllStringSubmatch(string(page), -1)
 	numbers := make(map[string]bool)
 	for _, row := range rows {
 		numbers[row[1]] = true

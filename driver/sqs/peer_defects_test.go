@@ -43,7 +43,10 @@ func TestPeerDefect19TheEndDoesNotHang(t *testing.T) {
 	began := time.Now()
 	cancel()
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
 		t.Logf("Run returned after %v", time.Since(began).Round(time.Millisecond))
 	case <-time.After(20 * time.Second):
 		t.Fatal("Run does not return")

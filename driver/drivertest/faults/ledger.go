@@ -134,6 +134,7 @@ func (l *Ledger) enter(run string, entries []entry, published map[string]Step, t
 	if err != nil {
 		return v, fmt.Errorf("faults: the ledger: %w", err)
 	}
+	defer func() { _ = insert.Close() }() // the transaction does too
 	for _, e := range entries {
 		if err == nil {
 			_, err = insert.ExecContext(ctx, run, e.process, e.word, e.id, e.place.Aggregate, e.count, e.reason, e.at)
