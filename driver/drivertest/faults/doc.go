@@ -22,7 +22,8 @@
 //     letter, when the patience of the trial was over. With an inbox also those
 //     whose effect is not in the application's database.
 //   - order broken: event n+1 of an aggregate was started for the first time before
-//     event n of it was finished for the first time.
+//     event n of it was finished for the first time. Where n was never finished it
+//     is lost, and counted there.
 //   - overlaps: an attempt began while another process was at an event of the same
 //     aggregate. A process that is dead is at nothing.
 //   - duplicates: deliveries of events that had been handled before.

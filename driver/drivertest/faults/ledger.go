@@ -83,11 +83,11 @@ const (
 		WHERE p.run = ? AND m.finished IS NOT NULL AND f.id IS NULL
 		AND NOT EXISTS (SELECT 1 FROM entries e WHERE e.run = p.run AND e.id = p.id AND e.word = 'dead')`
 
+	// One that is not finished at all is counted as lost.
 	askDisordered = `SELECT count(*) FROM (
-			SELECT m.started, lag(m.id) OVER (PARTITION BY p.aggregate ORDER BY p.number) AS previous,
-				lag(m.finished) OVER (PARTITION BY p.aggregate ORDER BY p.number) AS finished
+			SELECT m.started, lag(m.finished) OVER (PARTITION BY p.aggregate ORDER BY p.number) AS finished
 			FROM published p LEFT JOIN moments m ON m.run = p.run AND m.id = p.id WHERE p.run = ?
-		) steps WHERE steps.started IS NOT NULL AND steps.previous IS NOT NULL AND (steps.finished IS NULL OR steps.finished > steps.started)`
+		) steps WHERE steps.finished > steps.started`
 
 	askOverlaps = `SELECT count(*) FROM attempts b WHERE b.run = ? AND EXISTS (
 		SELECT 1 FROM attempts a WHERE a.run = b.run AND a.aggregate = b.aggregate AND a.began < b.began AND a.ended > b.began)`
