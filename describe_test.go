@@ -155,28 +155,27 @@ func TestRequirementsNameWhatHelps(t *testing.T) {
 }
 
 func TestFormerNames(t *testing.T) {
-	subscribe := func(d *renames, names ...string) (error, []string) {
-		var warnings []string
+	subscribe := func(d *renames, names ...string) (warnings []string, err error) {
 		bus := tidings.New(d, &tidings.Options{Logger: slog.New(slog.DiscardHandler), Observers: []tidings.Observer{warned{&warnings}}, DeadLetters: &storememory.DeadLetters{}})
 		if err := bus.Module("mail").Subscribe("welcome", &tidings.SubscribeOptions{FormerNames: names}, opened.On(unheard)); err != nil {
-			return err, nil
+			return nil, err
 		}
 		if err := bus.Module("mail").Subscribe("other", nil, opened.On(unheard)); err != nil {
-			return err, nil
+			return nil, err
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- bus.Run(ctx) }()
 		ready := bus.Ready(ctx)
 		cancel()
-		return errors.Join(ready, <-ended), warnings
+		return warnings, errors.Join(ready, <-ended)
 	}
 	newDriver := func() *renames {
 		return &renames{keepsNames: keepsNames{memory.New(nil), driver.Features{Durable: true, Ordered: true, Values: true, FanOut: true}}}
 	}
 	d := newDriver()
 	d.stored = []driver.StoredSubscription{{Name: "mail.greet"}, {Name: "mail.lost"}, {Name: "mail.alive", Instances: 2}, {Name: "mail.other"}, {Name: "billing.lost"}}
-	err, warnings := subscribe(d, "greet", "letters.greet")
+	warnings, err := subscribe(d, "greet", "letters.greet")
 	if err != nil || !reflect.DeepEqual(d.calls, []string{"mail.greet to mail.welcome", "letters.greet to mail.welcome"}) {
 		t.Errorf("%v: %v", d.calls, err)
 	}
@@ -185,11 +184,11 @@ func TestFormerNames(t *testing.T) {
 	}
 	d = newDriver()
 	d.err = driver.ErrInUse
-	if err, _ := subscribe(d, "greet"); !errors.Is(err, tidings.ErrInUse) || !strings.Contains(err.Error(), "stop every instance") {
+	if _, err := subscribe(d, "greet"); !errors.Is(err, tidings.ErrInUse) || !strings.Contains(err.Error(), "stop every instance") {
 		t.Errorf("while it is alive: %v", err)
 	}
 	for name, want := range map[string]string{"Greet": "is none", "a.b.c": "is none", "welcome": "its former name is its name", "other": "is a name of subscription mail.other"} {
-		if err, _ := subscribe(newDriver(), name); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := subscribe(newDriver(), name); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
