@@ -155,8 +155,7 @@ func TestRequirementsNameWhatHelps(t *testing.T) {
 }
 
 func TestFormerNames(t *testing.T) {
-	subscribe := func(d *renames, names ...string) ([]string, error) {
-		var warnings []string
+	subscribe := func(d *renames, names ...string) (warnings []string, err error) {
 		bus := tidings.New(d, &tidings.Options{Logger: slog.New(slog.DiscardHandler), Observers: []tidings.Observer{warned{&warnings}}, DeadLetters: &storememory.DeadLetters{}})
 		if err := bus.Module("mail").Subscribe("welcome", &tidings.SubscribeOptions{FormerNames: names}, opened.On(unheard)); err != nil {
 			return nil, err

@@ -8,8 +8,8 @@ import (
 
 func outboxVerb(s *session) *cobra.Command {
 	return group("outbox", "The outbox in the application's database",
-		"What the outbox holds, and the tables it needs.",
-		outboxStatusVerb(s), outboxSchemaVerb(s))
+		"What the outbox holds, what can be done about events that the broker refuses, and the\ntables it needs.",
+		outboxStatusVerb(s), outboxSchemaVerb(s), outboxHeldVerb(s), outboxRetryVerb(s), outboxDiscardVerb(s), outboxDiscardedVerb(s))
 }
 
 // queue opens the outbox of the application's database.

@@ -13,7 +13,7 @@ func TestExitStatusOfUsage(t *testing.T) {
 		want      string
 	}{
 		"unknown verb":    {[]string{"fly"}, `unknown command "fly"`},
-		"unknown below":   {[]string{"outbox", "fly"}, `tidings outbox has no "fly": it has schema, status`},
+		"unknown below":   {[]string{"outbox", "fly"}, `tidings outbox has no "fly": it has discard, discarded, held, retry, schema, status`},
 		"nothing below":   {[]string{"lanes"}, "say which: tidings lanes with one of ls, retry-head"},
 		"unknown flag":    {[]string{"lanes", "ls", "--fast"}, "unknown flag: --fast"},
 		"no argument":     {[]string{"lanes", "show"}, "accepts 3 arg(s), received 0"},

@@ -62,7 +62,7 @@ func (b *base) Inspect(ctx context.Context, topology driver.Topology, options dr
 	}
 	if status.Held > 0 {
 		find(driver.Weak, "outbox-held", "outbox", fmt.Sprintf("%d aggregates are held because the broker refuses their first event", status.Held),
-			"their later events wait behind it", "the column failure of the outbox says why: usually too large, or no topic for it")
+			"their later events wait behind it", "`tidings outbox held` says why: usually too large; mend it and retry, or discard it")
 	}
 	stored, err := b.StoredSubscriptions(ctx, driver.StoredOptions{})
 	if err != nil {
