@@ -172,12 +172,14 @@ func (c *consumer) read(ctx context.Context) {
 func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, err error) {
 	next = time.Hour
 	var from []outbox.Place
+	asked := make(map[int]*slot)
 	owned := c.owned()
 	for _, s := range owned {
 		due := c.again(s)
 		next = min(next, due)
 		if position, room := c.room(s); room {
 			from = append(from, outbox.Place{Slot: s.number, Position: position})
+			asked[s.number] = s
 		}
 	}
 	next = min(next, c.commitLate(ctx, owned))
@@ -194,7 +196,9 @@ func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, er
 		for n < len(entries) && entries[n].Slot == entries[0].Slot {
 			n++
 		}
-		if s := c.slot(entries[0].Slot); s != nil {
+		// A slot that was lost and came back meanwhile begins elsewhere: what was read
+		// for the ownership before would leave a gap in this one.
+		if s := c.slot(entries[0].Slot); s != nil && s == asked[s.number] {
 			c.deliver(s, entries[:n])
 		}
 		more = more || n == readBatch

@@ -144,7 +144,7 @@ func onPostgres(ctx context.Context, place faults.Place) (*application[pgx.Tx], 
 	if err != nil {
 		return nil, err
 	}
-	config.MaxConns = 10
+	config.MaxConns = 24 // 16 lanes, and what renews, reads and numbers must not wait for them
 	config.ConnConfig.RuntimeParams["search_path"] = place.Namespace
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
 	pool, err := pgxpool.NewWithConfig(ctx, config)

@@ -87,7 +87,7 @@ func removeAfter(t testing.TB, place faults.Place, remove func(testing.TB, fault
 }
 
 var onSQS = brokerWorld(faults.World{
-	Name: "sqs (FIFO, ElasticMQ)", Session: sessionTimeout,
+	Name: "sqs (FIFO, ElasticMQ)", Session: sessionTimeout, Unnoticed: true,
 	Not:      map[string]string{"subscription added under load": "a queue has no history and no fan-out; topics have, and ElasticMQ has no topics"},
 	NoServer: "ElasticMQ keeps its queues in memory, and nobody can kill SQS",
 }, func(place faults.Place) (driver.Driver, error) {

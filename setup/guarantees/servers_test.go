@@ -89,7 +89,7 @@ func ownServers(t *testing.T, worlds []faults.World) []faults.World {
 // fakeTime is a library that moves the clock of a process (package faketime), or
 // "".
 func fakeTime() string {
-	found, _ := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1") // the pattern is right
+	found, _ := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
 	if len(found) == 0 {
 		return ""
 	}
@@ -127,7 +127,7 @@ func redisServer(t testing.TB, flags ...string) *faults.Server {
 			t.Fatal(err)
 		}
 		answers(t, 30*time.Second, func() bool {
-			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(t.Context(), "tcp", server.Host)
+			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", server.Host)
 			if err != nil {
 				return false
 			}

@@ -28,6 +28,10 @@ import (
 func TestMain(m *testing.M) {
 	faults.Main(append(worlds(), outboxWorld)...)
 	flag.Parse()
+	if err := flag.Set("test.parallel", "16"); err != nil { // the tests wait for other processes and do little else
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

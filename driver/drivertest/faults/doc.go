@@ -29,7 +29,9 @@
 //   - duplicates: deliveries of events that had been handled before.
 //   - bound: how many duplicates are allowed: what the processes that a fault hit
 //     had in hand then (received and not settled, sent and not marked), and what
-//     publishers published again because they had no answer.
+//     publishers published again because they had no answer. A queue tells nobody
+//     when it takes a message back: there it is also what was in hand for longer
+//     than a session.
 //   - double effects: rows too many that handlers wrote in the transaction of the
 //     inbox.
 //   - phantoms: handled events whose transaction was not committed.

@@ -102,6 +102,10 @@ const (
 		AND NOT EXISTS (SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process
 			AND s.word IN ('settled', 'marked') AND s.at BETWEEN r.at AND f.at))`
 
+	// Where a session may end unnoticed: what was in hand for longer.
+	askExpired = `SELECT count(*) FROM entries r WHERE r.run = ? AND r.word = 'received' AND NOT EXISTS (
+		SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process AND s.word = 'settled' AND s.at BETWEEN r.at AND r.at + %d)`
+
 	askRepeated = `SELECT coalesce(sum(tries - 1), 0) FROM (SELECT count(*) AS tries FROM entries WHERE run = ? AND word = 'try' GROUP BY id)`
 
 	askDoubles = `SELECT coalesce(sum(times - 1), 0) FROM effects WHERE run = ?`
@@ -116,7 +120,7 @@ const (
 )
 
 // enter stores what the processes did and counts.
-func (l *Ledger) enter(run string, entries []entry, published map[string]Step, transactions bool, effects map[string]int) (v Verdict, err error) {
+func (l *Ledger) enter(run string, entries []entry, published map[string]Step, transactions bool, session time.Duration, effects map[string]int) (v Verdict, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ctx := context.Background()
@@ -134,7 +138,7 @@ func (l *Ledger) enter(run string, entries []entry, published map[string]Step, t
 	if err != nil {
 		return v, fmt.Errorf("faults: the ledger: %w", err)
 	}
-	defer func() { _ = insert.Close() }() // the transaction does too
+	defer func() { _ = insert.Close() }()
 	for _, e := range entries {
 		if err == nil {
 			_, err = insert.ExecContext(ctx, run, e.process, e.word, e.id, e.place.Aggregate, e.count, e.reason, e.at)
@@ -172,6 +176,9 @@ func (l *Ledger) enter(run string, entries []entry, published map[string]Step, t
 	}
 	v.Disordered, v.Overlaps, v.Duplicates = ask(askDisordered), ask(askOverlaps), ask(askDuplicates)
 	v.Bound = ask(askInHand) + ask(askRepeated)
+	if session > 0 {
+		v.Bound = max(ask(fmt.Sprintf(askExpired, session.Nanoseconds())), v.Bound)
+	}
 	v.Phantoms, v.Dead = ask(askUntried), ask(askDead)
 	if transactions {
 		v.Phantoms = ask(askPhantoms)

@@ -143,6 +143,7 @@ type switches struct {
 	settleFails     atomic.Bool
 	deadLettersFail atomic.Bool
 	publishingStops atomic.Bool
+	publishingWaits atomic.Bool
 }
 
 // Lines that a process understands.
@@ -150,6 +151,7 @@ const (
 	SettleFails     = "settle fails"
 	DeadLettersFail = "dead letters fail"
 	PublishingStops = "publishing stops"
+	PublishingWaits = "publishing waits"
 	works           = " no more"
 )
 
@@ -163,6 +165,8 @@ func (s *switches) follow(input io.Reader) {
 			s.deadLettersFail.Store(!off)
 		case PublishingStops:
 			s.publishingStops.Store(!off)
+		case PublishingWaits:
+			s.publishingWaits.Store(!off)
 		}
 	}
 }
@@ -400,6 +404,7 @@ func (t *Trial) Wait(within time.Duration, met func() bool) bool {
 	t.Helper()
 	for deadline := time.Now().Add(within); ; Pause(20 * time.Millisecond) {
 		t.read()
+		t.throttle()
 		if met() {
 			return true
 		}

@@ -39,6 +39,10 @@ func (p *process) publishThrough(ctx context.Context, b *tidings.Bus) error {
 	}
 	text := strings.Repeat("x", p.Load.Bytes)
 	for at := 0; ctx.Err() == nil && !p.publishingStops.Load() && (p.Load.Events == 0 || published < p.Load.Events); {
+		if p.publishingWaits.Load() {
+			pause(ctx, retryPause)
+			continue
+		}
 		batch := make([]tidings.DomainEvent, 0, p.Load.Batch)
 		for len(batch) < p.Load.Batch && (p.Load.Events == 0 || published < p.Load.Events) {
 			aggregate := p.Lane + "-" + strconv.Itoa(at%p.Load.Aggregates)

@@ -19,13 +19,14 @@ type Trial struct {
 	Place Place
 	Fault string
 
-	ledger  *Ledger
-	folder  string
-	journal *journal
-	began   time.Time
-	hits    int // kills and other faults, for the table
-	note    string
-	late    bool // a second subscription takes part
+	ledger    *Ledger
+	folder    string
+	journal   *journal
+	began     time.Time
+	hits      int // kills and other faults, for the table
+	note      string
+	throttled bool
+	late      bool // a second subscription takes part
 
 	mu        sync.Mutex
 	started   int
@@ -113,6 +114,27 @@ func (t *Trial) publish(s Step) {
 	t.published[s.ID] = s
 	if t.late {
 		t.published[LateSubscription+s.ID] = Step{LateSubscription + s.ID, LateSubscription + s.Aggregate, s.Number}
+	}
+}
+
+// mostOpen is how far publishers that go on until they are stopped may be ahead of
+// the handlers: a trial is about its fault, and not about catching up.
+const mostOpen = 1000
+
+// throttle lets such publishers wait, and go on.
+func (t *Trial) throttle() {
+	t.mu.Lock()
+	wait := len(t.published)-len(t.finished) > mostOpen
+	changed := wait != t.throttled
+	t.throttled = wait
+	t.mu.Unlock()
+	if !changed {
+		return
+	}
+	for _, p := range t.all() {
+		if (p.Role == Publisher || p.Role == Both) && p.Load.Events == 0 && !p.Gone() {
+			p.Turn(PublishingWaits, wait)
+		}
 	}
 }
 
@@ -248,7 +270,11 @@ func (t *Trial) Judge() Verdict {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	run := fmt.Sprintf("%s/%s/%d", t.World.Name, t.Fault, t.began.UnixNano())
-	v, err := t.ledger.enter(run, t.entries, t.published, transactions, effects)
+	session := time.Duration(0)
+	if t.World.Unnoticed {
+		session = t.World.Session
+	}
+	v, err := t.ledger.enter(run, t.entries, t.published, transactions, session, effects)
 	if err != nil {
 		t.Fatal(err)
 	}

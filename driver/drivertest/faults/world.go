@@ -49,6 +49,9 @@ type World struct {
 	// Session is how long what a process has stays with it when it is gone: a
 	// lease, a session, a visibility timeout.
 	Session time.Duration
+	// Unnoticed says that the broker tells nobody when a session is over: what was in
+	// hand for longer than it may come again.
+	Unnoticed bool
 	// Largest is the largest payload in bytes that surely fits; 0: there is no
 	// limit worth testing.
 	Largest int
