@@ -96,6 +96,7 @@ func TestPeerDefect04AFailedEventIsNoDuplicate(t *testing.T) {
 					t.Fatal(err)
 				}
 				pass(2 * time.Hour)
+				synctest.Wait()
 				if calls != 2 || handled != 1 || d.left() != 0 {
 					t.Errorf("%d calls, %d handled, %d left", calls, handled, d.left())
 				}
