@@ -1,7 +1,11 @@
+//go:build unix
+
 package guarantees
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net"
@@ -184,6 +188,11 @@ func newHome(t testing.TB, ports ...string) *home {
 		}
 	}
 	h := &home{folder: folder}
+	t.Cleanup(func() { // scripts/brokers keeps the data of PostgreSQL there when root starts it
+		if err := os.RemoveAll(h.data()); err != nil {
+			t.Log(err)
+		}
+	})
 	for _, pair := range os.Environ() { // an endpoint that is given would be taken for ours
 		name, _, _ := strings.Cut(pair, "=")
 		switch name {
@@ -195,6 +204,12 @@ func newHome(t testing.TB, ports ...string) *home {
 	h.environment = append(h.environment, "TIDINGS_BROKERS_HOME="+folder)
 	h.environment = append(h.environment, ports...)
 	return h
+}
+
+// data is where PostgreSQL's is when root starts it.
+func (h *home) data() string {
+	sum := sha256.Sum256([]byte(h.folder))
+	return "/var/tmp/tidings-postgres-" + hex.EncodeToString(sum[:])[:12]
 }
 
 func (h *home) brokers(t testing.TB, arguments ...string) string {
@@ -279,11 +294,7 @@ func scripted(t testing.TB, name, variable string, ports ...string) *faults.Serv
 // listed looks to the next server like a living one.
 func (h *home) forget(t testing.TB, pid int) {
 	t.Helper()
-	locks, err := filepath.Glob("/var/tmp/tidings-postgres-*/data/postmaster.pid")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, lock := range append(locks, filepath.Join(h.folder, "postgres", "data", "postmaster.pid")) {
+	for _, lock := range []string{filepath.Join(h.data(), "data", "postmaster.pid"), filepath.Join(h.folder, "postgres", "data", "postmaster.pid")} {
 		text, err := os.ReadFile(lock)
 		first, _, _ := strings.Cut(string(text), "\n")
 		if err != nil || first != strconv.Itoa(pid) {

@@ -117,19 +117,23 @@ func (r *reader) read() ([]entry, error) {
 	text := append(r.rest, grown.Bytes()...)
 	end := bytes.LastIndexByte(text, '\n') + 1
 	r.rest = bytes.Clone(text[end:])
-	var entries []entry
-	for line := range strings.Lines(string(text[:end])) {
+	return parse(r.process, string(text[:end]))
+}
+
+// parse reads whole lines of a process.
+func parse(process, text string) (entries []entry, err error) {
+	for line := range strings.Lines(text) {
 		words := strings.Split(strings.TrimSuffix(line, "\n"), "\t")
 		if len(words) != 7 {
-			return nil, fmt.Errorf("faults: %s: a line of %d words", r.path, len(words))
+			return nil, fmt.Errorf("faults: the journal of %s: a line of %d words", process, len(words))
 		}
 		number, err1 := strconv.Atoi(words[3])
 		count, err2 := strconv.Atoi(words[4])
 		at, err3 := strconv.ParseInt(words[6], 10, 64)
 		if err1 != nil || err2 != nil || err3 != nil {
-			return nil, fmt.Errorf("faults: %s: %q", r.path, line)
+			return nil, fmt.Errorf("faults: the journal of %s: %q", process, line)
 		}
-		entries = append(entries, entry{r.process, words[0], words[1], Step{words[1], words[2], number}, count, words[5], at})
+		entries = append(entries, entry{process, words[0], words[1], Step{words[1], words[2], number}, count, words[5], at})
 	}
 	return entries, nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -118,6 +120,26 @@ const (
 
 	askDead = `SELECT count(DISTINCT id) FROM entries WHERE run = ? AND word = 'dead'`
 )
+
+// Count enters journals that were kept, each under the name of its process, and
+// counts: for a trial that somebody wants to look at again. The lines are those
+// that processes write: word, id, aggregate, number, count, reason and time in
+// nanoseconds, with tabs between them. Effects may be nil.
+func (l *Ledger) Count(run string, journals map[string]string, published []Step, effects map[string]int) (Verdict, error) {
+	var entries []entry
+	for _, process := range slices.Sorted(maps.Keys(journals)) {
+		more, err := parse(process, journals[process])
+		if err != nil {
+			return Verdict{}, err
+		}
+		entries = append(entries, more...)
+	}
+	certain := make(map[string]Step, len(published))
+	for _, s := range published {
+		certain[s.ID] = s
+	}
+	return l.enter(run, entries, certain, true, 0, effects)
+}
 
 // enter stores what the processes did and counts.
 func (l *Ledger) enter(run string, entries []entry, published map[string]Step, transactions bool, session time.Duration, effects map[string]int) (v Verdict, err error) {
