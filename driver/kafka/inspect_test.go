@@ -3,6 +3,7 @@ package kafka
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -249,4 +250,44 @@ func TestSecureGrants(t *testing.T) {
 	}
 	r.Finish(t, s.Got()...)
 	r.End(t)
+}
+
+// TestFindingsOfATopic judges settings without a broker: what is as promised has no
+// finding, and what may not be read is not judged.
+func TestFindingsOfATopic(t *testing.T) {
+	d := newDriver(t, []string{"127.0.0.1:1"})
+	good := map[string]string{"min.insync.replicas": "2", "unclean.leader.election.enable": "false", "cleanup.policy": "delete", "retention.ms": "604800000", "max.message.bytes": "10485760"}
+	replicas := func(n int) kadm.TopicDetail {
+		all := make([]int32, n)
+		return kadm.TopicDetail{Topic: "events.a", Partitions: kadm.PartitionDetails{0: {Leader: 1, Replicas: all, ISR: all}}}
+	}
+	for name, c := range map[string]struct {
+		replicas   int
+		key, value string
+		kind       topicKind
+		want       string
+	}{
+		"as promised":      {3, "", "", eventTopic, ""},
+		"two replicas":     {2, "min.insync.replicas", "1", eventTopic, "kafka-replication-factor kafka-min-isr"},
+		"min ISR 1":        {3, "min.insync.replicas", "1", eventTopic, "kafka-min-isr"},
+		"min ISR 3":        {3, "min.insync.replicas", "3", eventTopic, "kafka-min-isr"},
+		"unclean":          {3, "unclean.leader.election.enable", "true", eventTopic, "kafka-unclean-election"},
+		"compacted":        {3, "cleanup.policy", "compact,delete", eventTopic, "kafka-compaction"},
+		"kept for an hour": {3, "retention.ms", "3600000", eventTopic, "kafka-retention"},
+		"kept for ever":    {3, "retention.ms", "-1", eventTopic, ""},
+		"dead for a week":  {3, "", "", deadTopic, "kafka-dead-letters-expire"},
+		"not told":         {3, "min.insync.replicas", "", eventTopic, ""},
+	} {
+		configs := maps.Clone(good)
+		if c.key != "" {
+			configs[c.key] = c.value
+		}
+		var checks []string
+		for _, f := range d.inspectTopic(topicNeed{name: "events.a", kind: c.kind}, replicas(c.replicas), configs) {
+			checks = append(checks, f.Check)
+		}
+		if got := strings.Join(checks, " "); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
 }
