@@ -65,6 +65,12 @@ var (
 	// a dead letter with the reason "crashed".
 	ErrCrashed = errors.New("tidings: its process ended each time it was started")
 
+	// ErrUnavailable is wrapped by the error of a reaction with a claim of its own
+	// (package inbox) whose store did not answer before the handler was called,
+	// or would not say how the commit ended. The lane holds until the store
+	// answers; no attempt is used.
+	ErrUnavailable = errors.New("tidings: the store of the handler does not answer")
+
 	errUnreadable = errors.New("version out of reach")
 )
 

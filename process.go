@@ -182,6 +182,11 @@ func (s *subscription) outcome(i *item, err error) verdict {
 		s.releaseClaim(i)
 		return verdict{wait: s.options.Backoff.Initial}
 	}
+	if errors.Is(err, ErrUnavailable) && i.reaction.ownClaim {
+		// The handler was not reached: that says nothing about the event either.
+		s.releaseClaim(i)
+		return s.storeFailed(i, err)
+	}
 	i.failure = err
 	if i.letter == nil && blames(err) && !s.learn(i, true) {
 		wait := guardBackoff.Initial

@@ -23,8 +23,10 @@ import (
 //
 // A commit whose outcome is unknown (the connection broke) is looked up on
 // another connection: the event is handled, or it is tried again. While that
-// cannot be answered either, the attempt has failed with [ErrCommitUnknown] and
-// the next one finds out by its claim.
+// cannot be answered either, the next attempt finds out by its claim.
+//
+// A store that does not answer before fn is called, or that loses a commit, holds
+// the lane: it is tried again until it answers, and no attempt is used.
 //
 // The reaction may be used by one subscription or several.
 func On[TX, P any](store Store[TX], contract tidings.Contract[P], fn func(ctx context.Context, tx TX, event tidings.Event[P]) error) tidings.Reaction {
@@ -50,15 +52,19 @@ func attempt[TX, P any](ctx context.Context, store Store[TX], fn func(context.Co
 	fail := func(what string, err error) error {
 		return fmt.Errorf("inbox: %s: %s %s: %s: %w", d.Subscription, e.Type(), e.ID(), what, err)
 	}
+	// Before the handler is called it is the store that fails, and not the event.
+	unavailable := func(what string, err error) error {
+		return fmt.Errorf("%w: %w", tidings.ErrUnavailable, fail(what, err))
+	}
 	if d.Retried {
 		if err := store.End(ctx, d.Subscription, d.DedupKey); err != nil {
-			return fail("begin to count its starts anew", err)
+			return unavailable("begin to count its starts anew", err)
 		}
 	}
 	if d.Redelivered {
 		starts, err := store.Start(ctx, d.Subscription, d.DedupKey)
 		if err != nil {
-			return fail("count the start", err)
+			return unavailable("count the start", err)
 		}
 		if starts > d.MaxCrashes {
 			// The count stays until the dead letter is stored and settled: whoever is
@@ -72,16 +78,20 @@ func attempt[TX, P any](ctx context.Context, store Store[TX], fn func(context.Co
 			_ = store.End(ending, d.Subscription, d.DedupKey) // else it counts once too often
 		}()
 	}
-	handled := false
+	begun, handled := false, false
 	err := store.Transact(ctx, func(ctx context.Context, tx TX) error {
+		begun = true
 		if d.Fence > 0 {
-			if err := store.Fence(ctx, tx, d.Subscription, d.Source, d.Fence); err != nil {
+			err := store.Fence(ctx, tx, d.Subscription, d.Source, d.Fence)
+			if errors.Is(err, ErrFenced) {
 				return fail("fence", err)
+			} else if err != nil {
+				return unavailable("fence", err)
 			}
 		}
 		answer, err := store.Claim(ctx, tx, d.Claim)
 		if err != nil {
-			return fail("claim", err)
+			return unavailable("claim", err)
 		}
 		if answer.State == driver.ClaimDone {
 			if answer.Digest != d.Claim.Digest {
@@ -92,6 +102,9 @@ func attempt[TX, P any](ctx context.Context, store Store[TX], fn func(context.Co
 		handled = true
 		return fn(ctx, tx, e)
 	})
+	if !begun && err != nil {
+		return unavailable("begin", err)
+	}
 	if !errors.Is(err, ErrCommitUnknown) || !handled {
 		return err
 	}
@@ -100,9 +113,9 @@ func attempt[TX, P any](ctx context.Context, store Store[TX], fn func(context.Co
 	committed, lookup := store.Claimed(asking, d.Claim.Subscription, d.Claim.Key, d.Claim.Owner)
 	switch {
 	case lookup != nil:
-		return fail("the commit", errors.Join(err, lookup))
+		return unavailable("the commit", errors.Join(err, lookup))
 	case committed:
 		return nil
 	}
-	return fail("the commit", err)
+	return unavailable("the commit", err)
 }

@@ -35,6 +35,7 @@ type ledgerStore struct {
 	breaks  int  // how many commits break
 	lands   bool // whether a broken commit is carried out
 	unknown int  // how many lookups fail
+	down    bool // it does not answer
 	ends    int
 }
 
@@ -49,9 +50,18 @@ func newLedgerStore() *ledgerStore {
 	return &ledgerStore{state: ledgerState{claims: map[string]driver.ClaimRequest{}}, starts: map[string]int{}, epochs: map[string]int64{}}
 }
 
+func (s *ledgerStore) setDown(down bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.down = down
+}
+
 func (s *ledgerStore) Transact(ctx context.Context, fn func(context.Context, *ledgerTx) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.down {
+		return errors.New("connection refused")
+	}
 	tx := &ledgerTx{ledgerState{maps.Clone(s.state.claims), slices.Clone(s.state.effects)}}
 	if err := fn(ctx, tx); err != nil {
 		return err
@@ -250,6 +260,26 @@ func TestEffectsHappenOnce(t *testing.T) {
 		}
 		if seen.of(tidings.Deduplicated) != 3 || seen.of(tidings.DuplicateDiffers) != 1 || d.settled != 6 {
 			t.Errorf("%d deduplicated, %d differ, %d settled", seen.of(tidings.Deduplicated), seen.of(tidings.DuplicateDiffers), d.settled)
+		}
+	})
+}
+
+// A store that does not answer holds the lane: however long that lasts, the event
+// uses no attempt and is no dead letter.
+func TestAStoreThatDoesNotAnswerHoldsTheLane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, d, seen := newLedgerStore(), &tape{}, &kinds{}
+		b := run(t, d, store, nil, seen)
+		store.setDown(true)
+		publish(t, b, userCreated.New("u1", userPayload{"Ada"}))
+		after(10 * time.Minute)
+		if len(d.letters) != 0 || d.settled != 0 || seen.of(tidings.Retried) != 0 || seen.of(tidings.StoreFailed) == 0 {
+			t.Errorf("while the store is down: dead letters %v, %d settled, %d retried, %d store failed", d.letters, d.settled, seen.of(tidings.Retried), seen.of(tidings.StoreFailed))
+		}
+		store.setDown(false)
+		after(time.Minute)
+		if store.effects() != "[Ada]" || d.settled != 1 || len(d.letters) != 0 {
+			t.Errorf("after that: effects %s, %d settled, dead letters %v", store.effects(), d.settled, d.letters)
 		}
 	})
 }

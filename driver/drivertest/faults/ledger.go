@@ -178,7 +178,7 @@ func (l *Ledger) enter(run string, entries []entry, published map[string]Step, t
 	// the process.
 	do(`INSERT INTO attempts SELECT s.run, s.process, s.id, s.aggregate, s.at, coalesce(
 			(SELECT min(e.at) FROM entries e WHERE e.run = s.run AND e.process = s.process AND e.aggregate = s.aggregate AND e.id = s.id AND e.at > s.at
-				AND e.word IN ('handled', 'failed', 'deduplicated', 'dead', 'discarded', 'started')),
+				AND e.word IN ('handled', 'failed', 'deduplicated', 'dead', 'discarded', 'store-failed', 'started')),
 			(SELECT min(d.at) FROM entries d WHERE d.run = s.run AND d.word = 'died' AND d.id = s.process), 9223372036854775807)
 		FROM entries s WHERE s.run = ? AND s.word = 'started'`, run)
 	if err != nil {
