@@ -650,7 +650,7 @@ func diskFull(t *Trial, size Size) {
 
 func overload(t *Trial, size Size) {
 	events := 1500 * min(size.Times, 4)
-	if t.World.OneProcess {
+	if t.World.OneProcess || t.World.Serial {
 		events = 1500 // a publisher may have to wait for its handlers
 	}
 	consumers, _ := t.begin(1, Work{Takes: 20 * time.Millisecond}, Load{Aggregates: 200, Batch: 100, Events: events})

@@ -62,6 +62,9 @@ type World struct {
 	NoServer string
 	// Database says that the broker is the application's database.
 	Database bool
+	// Serial says that only one handler at a time has its transaction: overload is
+	// made with fewer events.
+	Serial bool
 	// Separate says that handlers have a database that is not the broker.
 	Separate bool
 	// AtMostOnce says that events are lost with whoever does not listen.
