@@ -151,6 +151,7 @@ func TestNothingSensitiveIsLogged(t *testing.T) {
 		}
 		stop := start(t, b)
 		pass(time.Minute)
+		synctest.Wait()
 		if len(d.letters) != len(payloads) {
 			t.Errorf("%d dead letters of %d", len(d.letters), len(payloads))
 		}
