@@ -19,7 +19,7 @@ var (
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	ledger, table := newLedger(t), &rows{}
-	all := worlds()
+	all := withProgram(worlds()...)
 	if *long {
 		all = ownServers(t, all)
 	}

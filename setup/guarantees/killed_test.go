@@ -61,6 +61,7 @@ func TestKilledAtNamedPoints(t *testing.T) {
 		} {
 			t.Run(s.world.Name, func(t *testing.T) {
 				t.Parallel()
+				s.world.Program = program
 				for _, a := range s.points {
 					t.Run(a.role+" "+string(a.point), func(t *testing.T) {
 						v := killAt(t, ledger, s.world, a, *rounds)

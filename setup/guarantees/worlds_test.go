@@ -30,11 +30,38 @@ import (
 func TestMain(m *testing.M) {
 	faults.Main(append(worlds(), outboxWorld)...)
 	flag.Parse()
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	if raceDetector {
+		folder, err := os.MkdirTemp("", "guarantees")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer func() { _ = os.RemoveAll(folder) }()
+		program = filepath.Join(folder, "guarantees.test")
+		if output, err := exec.Command("go", "test", "-c", "-o", program, ".").CombinedOutput(); err != nil { //nolint:noctx,gosec // this package
+			fmt.Fprintf(os.Stderr, "the processes of the test cannot be built: %v\n%s", err, output)
+			return 1
+		}
+	}
 	if err := flag.Set("test.parallel", "16"); err != nil { // the tests wait for other processes and do little else
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		return 1
 	}
-	os.Exit(m.Run())
+	return m.Run()
+}
+
+// program is what the processes run; empty: this binary.
+var program string
+
+func withProgram(worlds ...faults.World) []faults.World {
+	for n := range worlds {
+		worlds[n].Program = program
+	}
+	return worlds
 }
 
 // The settings of every process, short enough for a test and printed with the

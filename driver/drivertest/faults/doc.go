@@ -29,7 +29,7 @@
 //   - duplicates: deliveries of events that had been handled before.
 //   - bound: how many duplicates are allowed: what the processes that a fault hit
 //     had in hand then (received and not settled, sent and not marked), and what
-//     publishers published again because they had no answer. A queue tells nobody
+//     publishers and relays sent again because they had no answer. A queue tells nobody
 //     when it takes a message back: there it is also what was in hand for longer
 //     than a session.
 //   - double effects: rows too many that handlers wrote in the transaction of the

@@ -108,7 +108,8 @@ const (
 	askExpired = `SELECT count(*) FROM entries r WHERE r.run = ? AND r.word = 'received' AND NOT EXISTS (
 		SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process AND s.word = 'settled' AND s.at BETWEEN r.at AND r.at + %d)`
 
-	askRepeated = `SELECT coalesce(sum(tries - 1), 0) FROM (SELECT count(*) AS tries FROM entries WHERE run = ? AND word = 'try' GROUP BY id)`
+	askRepeated = `SELECT coalesce(sum(tries - 1), 0) FROM (SELECT count(*) AS tries FROM entries
+		WHERE run = ? AND word IN ('try', 'sent') GROUP BY word, id, CASE word WHEN 'sent' THEN process END)`
 
 	askDoubles = `SELECT coalesce(sum(times - 1), 0) FROM effects WHERE run = ?`
 

@@ -3,6 +3,7 @@ package faults
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -263,7 +264,7 @@ func (t *Trial) Start(order Order) *Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Process{Order: order, trial: t, command: exec.Command(os.Args[0]), output: &bytes.Buffer{}, ended: make(chan struct{})} //nolint:noctx,gosec // its end is a part of the test; it is this binary
+	p := &Process{Order: order, trial: t, command: exec.Command(cmp.Or(t.World.Program, os.Args[0])), output: &bytes.Buffer{}, ended: make(chan struct{})} //nolint:noctx,gosec // its end is a part of the test; it is this binary
 	p.command.Env = append(os.Environ(), variableOrder+"="+string(text))
 	p.command.Stdout, p.command.Stderr = p.output, p.output
 	if p.input, err = p.command.StdinPipe(); err == nil {

@@ -119,7 +119,7 @@ func (t *Trial) publish(s Step) {
 
 // mostOpen is how far publishers that go on until they are stopped may be ahead of
 // the handlers: a trial is about its fault, and not about catching up.
-const mostOpen = 1000
+const mostOpen = 500
 
 // throttle lets such publishers wait, and go on.
 func (t *Trial) throttle() {

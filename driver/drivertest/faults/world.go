@@ -46,6 +46,10 @@ type World struct {
 	Enter func(ctx context.Context, place Place, trap *Trap) (*Parts, error)
 	// Prepare makes a place for one trial, empty, and cleans up with t.Cleanup.
 	Prepare func(t testing.TB) Place
+	// Program is the file that processes run: a test binary of the same package.
+	// Empty: the one that runs. A binary with the race detector makes processes so
+	// slow that it is not the fault any more that is looked at.
+	Program string
 	// Session is how long what a process has stays with it when it is gone: a
 	// lease, a session, a visibility timeout.
 	Session time.Duration
