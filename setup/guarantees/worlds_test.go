@@ -165,7 +165,19 @@ func effectsOf[TX any](open func(context.Context, faults.Place) (*application[TX
 			return nil, err
 		}
 		defer a.close()
-		return a.effects(ctx)
+		// While consumers end, a file may not be opened for a moment: its last
+		// connection takes the log away.
+		for tries := 1; ; tries++ {
+			effects, err := a.effects(ctx)
+			if err == nil || tries == 5 || !strings.Contains(err.Error(), "unable to open database file") {
+				return effects, err
+			}
+			select {
+			case <-ctx.Done():
+				return nil, err
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
 	}
 }
 

@@ -242,6 +242,9 @@ const (
 	codeBusy   = 5
 	codeLocked = 6
 	codeFull   = 13
+	// codeCantOpen is also what a connection is told that opens the file at the
+	// moment at which the last one of another process takes its log away.
+	codeCantOpen = 14
 )
 
 func dialect(o Options) *sqlstore.Dialect {
@@ -263,7 +266,7 @@ func dialect(o Options) *sqlstore.Dialect {
 			return err
 		},
 		Inspect:  inspect,
-		Retry:    func(err error) bool { return code(err) == codeBusy || code(err) == codeLocked },
+		Retry:    func(err error) bool { c := code(err); return c == codeBusy || c == codeLocked || c == codeCantOpen },
 		Answered: func(err error) bool { c := code(err); return c == codeBusy || c == codeLocked || c == codeFull },
 		NoTable:  func(err error) bool { return err != nil && strings.Contains(err.Error(), "no such table") },
 	}
