@@ -97,16 +97,15 @@ const (
 	askDuplicates = `SELECT count(*) FILTER (WHERE word = 'deduplicated') +
 		count(*) FILTER (WHERE word = 'handled') - count(DISTINCT id) FILTER (WHERE word = 'handled') FROM entries WHERE run = ?`
 
-	// Deliveries, and sends, that a process had in hand when a fault hit it: each
-	// may come once more.
-	askInHand = `SELECT count(*) FROM entries r WHERE r.run = ? AND r.word IN ('received', 'sent') AND EXISTS (
+	// Deliveries, and sends, that a process had in hand when a fault hit it, and,
+	// where a session may end unnoticed, for longer than that: each may come once
+	// more.
+	askInHand = `SELECT count(*) FROM entries r WHERE r.run = ? AND r.word IN ('received', 'sent') AND (EXISTS (
 		SELECT 1 FROM entries f WHERE f.run = r.run AND f.word = 'fault' AND f.id = r.process AND f.at >= r.at AND f.reason IN ('', r.reason)
 		AND NOT EXISTS (SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process
-			AND s.word IN ('settled', 'marked') AND s.at BETWEEN r.at AND f.at))`
-
-	// Where a session may end unnoticed: what was in hand for longer.
-	askExpired = `SELECT count(*) FROM entries r WHERE r.run = ? AND r.word = 'received' AND NOT EXISTS (
-		SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process AND s.word = 'settled' AND s.at BETWEEN r.at AND r.at + %d)`
+			AND s.word IN ('settled', 'marked') AND s.at BETWEEN r.at AND f.at))
+		OR r.word = 'received' AND %[1]d > 0 AND NOT EXISTS (SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process
+			AND s.word = 'settled' AND s.at BETWEEN r.at AND r.at + %[1]d))`
 
 	askRepeated = `SELECT coalesce(sum(tries - 1), 0) FROM (SELECT count(*) AS tries FROM entries
 		WHERE run = ? AND word IN ('try', 'sent') GROUP BY word, id, CASE word WHEN 'sent' THEN process END)`
@@ -198,10 +197,7 @@ func (l *Ledger) enter(run string, entries []entry, published map[string]Step, t
 		v.DoubleEffects = ask(askDoubles)
 	}
 	v.Disordered, v.Overlaps, v.Duplicates = ask(askDisordered), ask(askOverlaps), ask(askDuplicates)
-	v.Bound = ask(askInHand) + ask(askRepeated)
-	if session > 0 {
-		v.Bound = max(ask(fmt.Sprintf(askExpired, session.Nanoseconds())), v.Bound)
-	}
+	v.Bound = ask(fmt.Sprintf(askInHand, session.Nanoseconds())) + ask(askRepeated)
 	v.Phantoms, v.Dead = ask(askUntried), ask(askDead)
 	if transactions {
 		v.Phantoms = ask(askPhantoms)
