@@ -28,7 +28,8 @@
 //     aggregate. A process that is dead is at nothing.
 //   - duplicates: deliveries of events that had been handled before.
 //   - bound: how many duplicates are allowed: what the processes that a fault hit
-//     had in hand then (received and not settled, sent and not marked), and what
+//     had in hand then (received and not settled, sent and not marked), for one that
+//     was stopped also what it received and settled before it knew, and what
 //     publishers and relays sent again because they had no answer. A queue tells nobody
 //     when it takes a message back: there it is also what was in hand for longer
 //     than a session.

@@ -99,11 +99,11 @@ const (
 
 	// Deliveries, and sends, that a process had in hand when a fault hit it, and,
 	// where a session may end unnoticed, for longer than that: each may come once
-	// more.
+	// more. The count of a fault is how long before it settling was worth nothing.
 	askInHand = `SELECT count(*) FROM entries r WHERE r.run = ? AND r.word IN ('received', 'sent') AND (EXISTS (
 		SELECT 1 FROM entries f WHERE f.run = r.run AND f.word = 'fault' AND f.id = r.process AND f.at >= r.at AND f.reason IN ('', r.reason)
 		AND NOT EXISTS (SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process
-			AND s.word IN ('settled', 'marked') AND s.at BETWEEN r.at AND f.at))
+			AND s.word IN ('settled', 'marked') AND s.at BETWEEN r.at AND f.at - f.count))
 		OR r.word = 'received' AND %[1]d > 0 AND NOT EXISTS (SELECT 1 FROM entries s WHERE s.run = r.run AND s.id = r.id AND s.process = r.process
 			AND s.word = 'settled' AND s.at BETWEEN r.at AND r.at + %[1]d))`
 

@@ -247,6 +247,7 @@ type Process struct {
 	output  *bytes.Buffer
 	ended   chan struct{}
 	once    sync.Once
+	frozen  time.Time
 }
 
 // Start starts a process of the trial. What the order leaves open is the trial's.
@@ -299,14 +300,18 @@ func (p *Process) Kill() {
 func (p *Process) Freeze() {
 	p.trial.Helper()
 	p.Fault()
+	p.frozen = time.Now()
 	if err := p.command.Process.Signal(signalStop); err != nil {
 		p.trial.Errorf("stop %s: %v", p.Process, err)
 	}
 }
 
-// Thaw lets it go on as if nothing had been.
+// Thaw lets it go on as if nothing had been. Until it has learned that its share
+// went to others, for which it gets a session, what it settles is worth nothing.
 func (p *Process) Thaw() {
 	p.trial.Helper()
+	learned := time.Now().Add(p.trial.World.Session)
+	p.trial.journal.write(entry{word: wordFault, id: p.Process, count: int(learned.Sub(p.frozen)), at: learned.UnixNano()})
 	if err := p.command.Process.Signal(signalContinue); err != nil {
 		p.trial.Errorf("continue %s: %v", p.Process, err)
 	}
