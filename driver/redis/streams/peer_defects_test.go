@@ -67,8 +67,9 @@ func TestPeerDefect12AForeignEntryEndsNothing(t *testing.T) {
 			defer mu.Unlock()
 			return fmt.Sprint(handled) == "[0 1 2]"
 		})
-		letters := admin.B().Xlen().Key(d.DeadLetterName(tickCounted.Channel(), "faults.watch")).Build()
 		drivertest.Eventually(t, "three dead letters", func() bool {
+			// Built anew each time: the client takes a command back when it is done.
+			letters := admin.B().Xlen().Key(d.DeadLetterName(tickCounted.Channel(), "faults.watch")).Build()
 			n, err := admin.Do(t.Context(), letters).AsInt64()
 			return err == nil && n == 3
 		})
