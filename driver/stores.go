@@ -265,4 +265,11 @@ type Leases interface {
 
 	// Release gives leases up. What is not the holder's is left alone.
 	Release(ctx context.Context, group, holder string, names []string) error
+
+	// WritingSince is for a store that lets one transaction write at a time. While
+	// one of this process does, its leases can neither be renewed nor go to another,
+	// so they are not over, however long that takes; the transaction renews at its
+	// end those that had not ended when it began. It returns since when there is
+	// one; the zero time when there is none, and always from other stores.
+	WritingSince() time.Time
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/internal/outage"
+	"github.com/tidings-go/tidings/internal/share"
 	"github.com/tidings-go/tidings/internal/window"
 	"github.com/tidings-go/tidings/outbox"
 )
@@ -31,9 +32,10 @@ type consumer struct {
 
 	committing sync.Mutex
 
+	share *share.Share
+
 	mu    sync.Mutex
 	slots map[int]*slot // that are owned
-	lost  bool          // slots since the last look: their leases may be there still
 }
 
 // slot is one ownership of one slot.
@@ -42,8 +44,6 @@ type slot struct {
 	lease  driver.Lease
 	source driver.Source
 	since  time.Time // rows stored before are not for the subscription
-
-	until time.Time // when the lease ends unless it is renewed; guarded by the consumer's lock
 
 	mu        sync.Mutex
 	window    *window.Window
@@ -101,6 +101,7 @@ func (d *Driver) Subscribe(ctx context.Context, subscription driver.Subscription
 	if subscription.MaxBytes > 0 {
 		c.maxBytes = subscription.MaxBytes
 	}
+	c.share = c.newShare()
 	return c, nil
 }
 
@@ -114,9 +115,9 @@ func (c *consumer) Run(ctx context.Context) error {
 	c.mu.Unlock()
 	c.driver.tend(c)
 	defer c.driver.untend(c)
-	c.renewals.Go(func() { c.renew(renewing) })
+	c.renewals.Go(func() { c.share.Renew(renewing) })
 	var sharing sync.WaitGroup
-	sharing.Go(func() { c.share(ctx) })
+	sharing.Go(func() { c.share.Divide(ctx) })
 	c.read(ctx)
 	sharing.Wait()
 	return nil
@@ -405,13 +406,7 @@ func (c *consumer) commit(ctx context.Context, slots []*slot) error {
 		s.committed = max(s.committed, versions[n])
 		s.mu.Unlock()
 	}
-	for _, lease := range refused {
-		for n, s := range changed {
-			if leases[n] == lease {
-				c.lose("the database gave the slot to another instance", s)
-			}
-		}
-	}
+	c.share.Lose(refused, "the database gave the slot to another instance")
 	return nil
 }
 
@@ -458,8 +453,8 @@ func (c *consumer) Close(ctx context.Context) error {
 	}
 	clear(c.slots)
 	c.mu.Unlock()
-	if leaving := c.driver.options.Log.Leave(ctx, c.group, c.driver.holder); leaving != nil {
-		err = errors.Join(err, fmt.Errorf("sqldb: subscription %s: leave: %w", c.subscription.Name, leaving))
+	if leaving := c.share.Leave(ctx); leaving != nil {
+		err = errors.Join(err, fmt.Errorf("sqldb: subscription %s: %w", c.subscription.Name, leaving))
 	}
 	return err
 }

@@ -231,12 +231,9 @@ func TestAReadOfAnOldOwnershipLeavesNoGap(t *testing.T) {
 		c, n := first.consumer.(*consumer), outbox.SlotOf(channel, "a")
 		log.meanwhile = func() {
 			s := c.slot(n)
-			c.lose("the test says so", s)
-			log.mu.Lock()
-			log.leases["subscription:billing.invoice/"+fmt.Sprint(n)].epoch++
-			log.mu.Unlock()
-			if err := c.adopt(t.Context(), []driver.Lease{{Name: s.lease.Name, Epoch: s.lease.Epoch + 1}}, s.until); err != nil {
-				t.Error(err)
+			c.share.Lose([]driver.Lease{s.lease}, "the test says so")
+			for again := c.slot(n); again == nil || again == s; again = c.slot(n) {
+				time.Sleep(time.Second) //nolint:forbidigo // inside synctest: no real time
 			}
 		}
 		first.publish("a/2")

@@ -25,8 +25,12 @@ type Options struct {
 	// Adopt begins with parts that were given to this instance. After an error
 	// they are given back.
 	Adopt func(ctx context.Context, leases []driver.Lease) error
-	// GiveUp hands parts over in good order: when it returns they are released.
-	// It may take its time; the leases are renewed meanwhile.
+	// Drain returns when nothing of a part runs any more and nothing is begun. It
+	// is called for each part in a goroutine of its own and may take its time: the
+	// lease is renewed meanwhile, and no other part waits.
+	Drain func(lease driver.Lease)
+	// GiveUp ends ownerships of parts that are drained: when it returns they are
+	// released.
 	GiveUp func(leases []driver.Lease)
 	// Lost ends ownerships that are over already. It does not wait.
 	Lost func(leases []driver.Lease, why string)
@@ -41,13 +45,17 @@ type Options struct {
 type Share struct {
 	o Options
 
+	leaving sync.WaitGroup
+
 	mu    sync.Mutex
 	owned []owned
+	lost  bool // parts since the last look: their leases may be there still
 }
 
 type owned struct {
-	lease driver.Lease
-	until time.Time // when it ends unless it is renewed, by this process's clock
+	lease   driver.Lease
+	until   time.Time // when it ends unless it is renewed, by this process's clock
+	leaving bool      // it is being given up
 }
 
 // New makes a Share that owns nothing yet.
@@ -56,9 +64,14 @@ func New(o Options) *Share { return &Share{o: o} }
 // every is the longest time between two looks at who is alive.
 const every = time.Second
 
+// gather is how long a part that is drained waits for others, to be given up
+// together with them.
+const gather = 10 * time.Millisecond
+
 // Divide takes and gives up parts until ctx ends: each instance that is alive has
 // its part, rounded up; one above it gives up, one below it takes what is free.
 func (s *Share) Divide(ctx context.Context) {
+	defer s.leaving.Wait()
 	failures := 0
 	for {
 		wait := min(s.o.TTL/3, every)
@@ -82,22 +95,24 @@ func (s *Share) divide(ctx context.Context) error {
 		return fmt.Errorf("join: %w", err)
 	}
 	part := (len(s.o.Names) + alive - 1) / max(alive, 1)
-	have := s.Owned()
-	if len(have) > part {
-		s.giveUp(have[part:])
+	if leases := s.excess(part); len(leases) > 0 {
+		s.leaving.Go(func() { s.giveUp(leases) })
 		return nil
 	}
-	if len(have) == part {
+	names, missing := s.missing(part)
+	if missing <= 0 || len(names) == 0 {
 		return nil
 	}
-	var names []string
-	for _, name := range s.o.Names {
-		if !slices.ContainsFunc(have, func(lease driver.Lease) bool { return lease.Name == name }) {
-			names = append(names, name)
+	// A lease that was not renewed in time may still be this instance's in the
+	// store, for nobody to use.
+	if s.takeLost() {
+		if err := s.o.Leases.Release(ctx, s.o.Group, s.o.Holder, names); err != nil {
+			s.setLost()
+			return fmt.Errorf("release: %w", err)
 		}
 	}
 	began := time.Now()
-	leases, err := s.o.Leases.Acquire(ctx, s.o.Group, s.o.Holder, names, part-len(have), s.o.TTL)
+	leases, err := s.o.Leases.Acquire(ctx, s.o.Group, s.o.Holder, names, missing, s.o.TTL)
 	if err != nil {
 		return fmt.Errorf("acquire: %w", err)
 	}
@@ -106,7 +121,7 @@ func (s *Share) divide(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	for _, lease := range leases {
-		s.owned = append(s.owned, owned{lease, began.Add(s.o.TTL)})
+		s.owned = append(s.owned, owned{lease: lease, until: began.Add(s.o.TTL)})
 	}
 	s.mu.Unlock()
 	if err := s.o.Adopt(ctx, leases); err != nil {
@@ -114,17 +129,102 @@ func (s *Share) divide(ctx context.Context) error {
 		s.release(leases)
 		return err
 	}
+	if gone := s.gone(leases); len(gone) > 0 { // while it began
+		s.o.Lost(gone, "the lease ended before it was renewed")
+	}
 	return nil
 }
 
+// gone returns those of the leases that are not owned any more.
+func (s *Share) gone(leases []driver.Lease) (gone []driver.Lease) {
+	have := s.Owned()
+	for _, lease := range leases {
+		if !slices.Contains(have, lease) {
+			gone = append(gone, lease)
+		}
+	}
+	return gone
+}
+
+// excess marks what is above the instance's part as leaving, and returns it.
+func (s *Share) excess(part int) (leases []driver.Lease) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for n := range s.owned {
+		o := &s.owned[n]
+		switch {
+		case o.leaving:
+		case part > 0:
+			part--
+		default:
+			o.leaving = true
+			leases = append(leases, o.lease)
+		}
+	}
+	return leases
+}
+
+// missing returns the parts that the instance does not own, and how many of them
+// it should.
+func (s *Share) missing(part int) (names []string, missing int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.owned {
+		if !o.leaving {
+			part--
+		}
+	}
+	for _, name := range s.o.Names {
+		if !slices.ContainsFunc(s.owned, func(o owned) bool { return o.lease.Name == name }) {
+			names = append(names, name)
+		}
+	}
+	return names, part
+}
+
+func (s *Share) setLost() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = true
+}
+
+func (s *Share) takeLost() (lost bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lost, s.lost = s.lost, false
+	return lost
+}
+
+// giveUp hands parts over, each when it is drained.
 func (s *Share) giveUp(leases []driver.Lease) {
-	s.o.GiveUp(leases)
-	s.Forget(leases)
-	s.release(leases)
+	drained := make(chan driver.Lease, len(leases))
+	for _, lease := range leases {
+		s.leaving.Go(func() {
+			s.o.Drain(lease)
+			drained <- lease
+		})
+	}
+	for left := len(leases); left > 0; {
+		batch := []driver.Lease{<-drained}
+		for more, timer := true, time.NewTimer(gather); more && len(batch) < left; {
+			select {
+			case lease := <-drained:
+				batch = append(batch, lease)
+			case <-timer.C:
+				more = false
+			}
+		}
+		left -= len(batch)
+		s.o.GiveUp(batch)
+		s.release(s.Forget(batch)) // what was lost meanwhile is not given back
+	}
 }
 
 // release gives leases back; if that fails they end by themselves.
 func (s *Share) release(leases []driver.Lease) {
+	if len(leases) == 0 {
+		return
+	}
 	names := make([]string, len(leases))
 	for n, lease := range leases {
 		names[n] = lease.Name
@@ -183,6 +283,7 @@ func (s *Share) Forget(leases []driver.Lease) (had []driver.Lease) {
 // Lose ends ownerships that somebody found to be over.
 func (s *Share) Lose(leases []driver.Lease, why string) {
 	if had := s.Forget(leases); len(had) > 0 {
+		s.setLost()
 		s.o.Lost(had, why)
 	}
 }
@@ -190,22 +291,20 @@ func (s *Share) Lose(leases []driver.Lease, why string) {
 // Renew keeps the leases until ctx ends. One that could not be renewed in its
 // time is over, whether the store says so or not: another may have it.
 func (s *Share) Renew(ctx context.Context) {
-	// A quarter to wait and a quarter to ask: what is late is noticed in time.
-	quarter := s.o.TTL / 4
-	for pause(ctx, quarter) {
+	ttl := s.o.TTL
+	for wait := ttl / 4; pause(ctx, wait); {
+		wait = ttl / 4
 		asked := s.Owned() // what is acquired meanwhile is not missing
 		if len(asked) == 0 {
 			continue
 		}
-		began := time.Now()
-		asking, cancel := context.WithTimeout(ctx, quarter)
-		kept, err := s.o.Leases.Renew(asking, s.o.Group, s.o.Holder, s.o.TTL)
-		cancel()
+		kept, at, err := s.renew(ctx, asked)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
 			s.o.Failed(fmt.Errorf("renew: %w", err))
+			wait = ttl / 20
 		}
 		var over []driver.Lease
 		s.mu.Lock()
@@ -214,14 +313,59 @@ func (s *Share) Renew(ctx context.Context) {
 			switch {
 			case !slices.Contains(asked, o.lease):
 			case err == nil && slices.Contains(kept, o.lease):
-				o.until = began.Add(s.o.TTL)
-			case err == nil || !time.Now().Add(quarter).Before(o.until):
+				o.until = at.Add(ttl)
+			case err != nil && s.alone(o.until):
+				o.until = time.Now().Add(ttl / 2) // it is renewed with what is being written
+			case err == nil || !time.Now().Add(ttl/6).Before(o.until): // else it would be noticed too late
 				over = append(over, o.lease)
 			}
 		}
 		s.mu.Unlock()
 		s.Lose(over, "the lease ended before it was renewed")
 	}
+}
+
+// renew asks the store for as long as its answer is of use. The leases are
+// renewed at the time that it returns, or later.
+func (s *Share) renew(ctx context.Context, asked []driver.Lease) (kept []driver.Lease, at time.Time, err error) {
+	at = time.Now()
+	first := at.Add(s.o.TTL / 2)
+	if until := s.Until(asked); !until.IsZero() && until.Before(first) {
+		first = until
+	}
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	answered, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		timer := time.NewTimer(time.Until(first) - s.o.TTL/8)
+		defer timer.Stop()
+		for {
+			select {
+			case <-answered:
+				return
+			case <-timer.C:
+			}
+			now := time.Now()
+			if !s.alone(first) {
+				cancel()
+				return
+			}
+			at = now
+			timer.Reset(s.o.TTL / 8)
+		}
+	}()
+	kept, err = s.o.Leases.Renew(asking, s.o.Group, s.o.Holder, s.o.TTL)
+	close(answered)
+	<-watched
+	return kept, at, err
+}
+
+// alone reports that nobody can be given a lease that would have ended at a time,
+// because this process has been the only writer of the store since before.
+func (s *Share) alone(until time.Time) bool {
+	since := s.o.Leases.WritingSince()
+	return !since.IsZero() && since.Before(until)
 }
 
 // Leave gives up everything and the place in the group.

@@ -100,11 +100,7 @@ const notHere = "-" // another world has the row
 var onSQLiteWorld = faults.World{
 	Name: "sqlite", Session: leaseTime, Database: true, Serial: true,
 	NoServer: "there is no server: the database is a file",
-	Not: map[string]string{
-		"lines": "there is no connection: the database is a file",
-		"handler slower than the session": "it does not hold. A handler's transaction has the only write lock of the file; one that takes longer than a lease (10 s by default) " +
-			"keeps all leases from being renewed, is discarded, and comes again. Handlers in the inbox's transaction must be shorter",
-	},
+	Not:      map[string]string{"lines": "there is no connection: the database is a file"},
 	Enter: func(ctx context.Context, place faults.Place, trap *faults.Trap) (*faults.Parts, error) {
 		return databaseParts(ctx, "sqlite", place, trap, onFile)
 	},

@@ -56,19 +56,21 @@ func (c *consumer) adopt(ctx context.Context, leases []driver.Lease) error {
 	return nil
 }
 
-// giveUp hands shards over in good order: what runs is finished and settled.
-func (c *consumer) giveUp(leases []driver.Lease) {
-	shards := c.find(leases)
-	sources := make([]driver.Source, len(shards))
-	for n, s := range shards {
+// drain lets a shard finish and settle what runs.
+func (c *consumer) drain(lease driver.Lease) {
+	for _, s := range c.find([]driver.Lease{lease}) {
 		s.mu.Lock()
 		s.revoking = true
 		s.mu.Unlock()
-		sources[n] = s.source
+		ctx, cancel := context.WithTimeout(context.Background(), revokeTime)
+		defer cancel()
+		c.sink.Revoke(ctx, []driver.Source{s.source})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), revokeTime)
-	defer cancel()
-	c.sink.Revoke(ctx, sources)
+}
+
+// giveUp ends ownerships in good order.
+func (c *consumer) giveUp(leases []driver.Lease) {
+	shards := c.find(leases)
 	c.drop(shards)
 	for _, s := range shards {
 		c.sink.Report(driver.Report{Kind: driver.ReportRevoked, Source: s.source})

@@ -63,7 +63,7 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driv
 	}
 	c.share = share.New(share.Options{
 		Leases: c.leases, Group: s.Name, Holder: d.holder, Names: streams, TTL: d.options.LeaseTime,
-		Adopt: c.adopt, GiveUp: c.giveUp, Lost: c.lost, Joined: sink.Joined, Failed: c.outage.Failed,
+		Adopt: c.adopt, Drain: c.drain, GiveUp: c.giveUp, Lost: c.lost, Joined: sink.Joined, Failed: c.outage.Failed,
 	})
 	d.mu.Lock()
 	defer d.mu.Unlock()

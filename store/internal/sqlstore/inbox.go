@@ -15,7 +15,7 @@ import (
 const commitTime = 30 * time.Second
 
 // savepoint is where a database with [Dialect.Savepoint] forgets a transaction
-// that it rolled back on its own.
+// that it rolled back on its own, and what is kept of one of a sole writer.
 const savepoint = "tidings_handler"
 
 // Transact implements [inbox.Store].
@@ -29,19 +29,22 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 	}
 	over := false
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
+	run := s.on(s.transaction(tx))
 	defer func() {
 		if !over { // also when fn panics
-			_ = rollback(ending)
+			s.undo(ending, run, commit, rollback)
 		}
 		cancel()
 	}()
-	run := s.on(s.transaction(tx))
 	if s.dialect.Writes != "" {
 		if _, err := run.Exec(ctx, s.dialect.Writes); err != nil {
 			return s.fail(err, "begin")
 		}
 	}
-	if s.dialect.Savepoint {
+	if s.together != nil {
+		s.sole.begin()
+	}
+	if s.dialect.Savepoint || s.together != nil {
 		if _, err := run.Exec(ctx, "SAVEPOINT "+savepoint); err != nil {
 			return s.fail(err, "begin")
 		}
@@ -58,11 +61,26 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 		}
 	}
 	over = true
+	if wrote, held := s.sole.end(); len(held) > 0 {
+		_ = s.prolong(ending, run, wrote, held) // else the leases end
+	}
 	if err := commit(ending); err != nil {
 		return s.fail(s.outcome(err), "commit")
 	}
 	s.forgetSome(ctx)
 	return nil
+}
+
+// undo rolls a handler's transaction back. One that was long leaves the leases
+// behind that it kept from being renewed.
+func (s *Store[TX]) undo(ctx context.Context, run Statements, commit, rollback func(context.Context) error) {
+	if wrote, held := s.sole.end(); len(held) > 0 {
+		_, err := run.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint)
+		if err == nil && s.prolong(ctx, run, wrote, held) == nil && commit(ctx) == nil {
+			return
+		}
+	}
+	_ = rollback(ctx)
 }
 
 // Claim implements [inbox.Store]. It shares its table with the engine's claims,

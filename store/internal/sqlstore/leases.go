@@ -34,6 +34,7 @@ func (b *base) Leave(ctx context.Context, group, holder string) error {
 		_, err := run.Exec(ctx, "DELETE FROM {members} WHERE group_name = $1 AND (holder = $2 OR until_at < {now} - 86400000000)", group, holder)
 		return err
 	})
+	b.sole.forget(group, holder)
 	return b.fail(err, "leave %s", group)
 }
 
@@ -71,6 +72,9 @@ func (b *base) Acquire(ctx context.Context, group, holder string, names []string
 	})
 	if err != nil {
 		return nil, b.fail(err, "acquire leases of %s", group)
+	}
+	if len(taken) > 0 {
+		b.sole.remember(group, holder, ttl)
 	}
 	return taken, nil
 }

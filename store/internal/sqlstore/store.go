@@ -60,6 +60,7 @@ type base struct {
 	oldest  [outbox.Slots]atomic.Int64 // by slot, where the log begins as far as this process knows
 
 	together *together // nil where writers do not wait for each other
+	sole     soleWriter
 
 	announced map[int]string // insertions with the dialect's AndNotify
 }
