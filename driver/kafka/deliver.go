@@ -113,9 +113,16 @@ func (p *partition) hand(records []*kgo.Record) {
 	if len(places) > 0 {
 		p.consumer.sink.Deliver(context.Background(), p.convert(places))
 		clear(p.deliveries)
+		if cap(p.deliveries) > readyDeliveries { // the largest fetch was an exception
+			p.deliveries = nil
+		}
 	}
 	p.reportPaused(paused, unfinished)
 }
+
+// readyDeliveries is how many deliveries the memory is kept for, from one hand to
+// the next.
+const readyDeliveries = 1024
 
 // lateCommit is how long a window that moved without a settlement (over markers
 // of transactions, or over what was finished before a restart) waits for one
