@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -11,12 +12,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/rueidis"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/kafka"
 	"github.com/tidings-go/tidings/driver/memory"
+	"github.com/tidings-go/tidings/driver/redis/streams"
 	"github.com/tidings-go/tidings/driver/sqldb"
 	"github.com/tidings-go/tidings/store/postgres"
 )
@@ -98,6 +101,48 @@ func onKafka(context.Context) (*broker, error) {
 			}
 			_, err = admin.DeleteTopics(ctx, ours...)
 			return err
+		},
+	}, nil
+}
+
+func onRedis(context.Context) (*broker, error) {
+	url := os.Getenv("REDIS_URL")
+	if url == "" {
+		return nil, nil
+	}
+	option, err := rueidis.ParseURL(url)
+	if err != nil {
+		return nil, fmt.Errorf("REDIS_URL: %w", err)
+	}
+	namespace := fmt.Sprintf("bounded-%d", time.Now().UnixNano())
+	return &broker{
+		name: "redis-streams",
+		open: func(_ context.Context, l *line) (driver.Driver, error) {
+			option.DialCtxFn = func(ctx context.Context, address string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
+				return l.dial(ctx, "tcp", address)
+			}
+			return streams.New(streams.Options{Client: option, Namespace: namespace})
+		},
+		remove: func(ctx context.Context) error {
+			option.DialCtxFn = nil
+			client, err := rueidis.NewClient(option)
+			if err != nil {
+				return err
+			}
+			defer client.Close()
+			for cursor, more := uint64(0), true; more; more = cursor != 0 {
+				page, err := client.Do(ctx, client.B().Scan().Cursor(cursor).Match(namespace+":*").Count(1000).Build()).AsScanEntry()
+				if err != nil {
+					return err
+				}
+				for _, key := range page.Elements {
+					if err := client.Do(ctx, client.B().Unlink().Key(key).Build()).Error(); err != nil {
+						return err
+					}
+				}
+				cursor = page.Cursor
+			}
+			return nil
 		},
 	}, nil
 }

@@ -5,6 +5,7 @@
 //	go run ./bench/bounded                                       in memory
 //	KAFKA_BROKERS=127.0.0.1:9092 go run ./bench/bounded          and on that Kafka
 //	TIDINGS_POSTGRES_URL=postgres://… go run ./bench/bounded     and on that PostgreSQL
+//	REDIS_URL=redis://… go run ./bench/bounded           and on that Redis
 //
 // Peak is the largest heap that was in use at any time, garbage included; left is what
 // a collection leaves when all is handled. It exits with 1 when either is over the
@@ -81,7 +82,7 @@ func run(ctx context.Context, out io.Writer, events int, only, what string) erro
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "driver\tmeasurement\tevents\tpeak MiB\tof at most\tleft MiB\tof at most\tgoroutines +\ttook\t")
 	over := 0
-	for _, make := range []func(context.Context) (*broker, error){inMemory, onKafka, onPostgres} {
+	for _, make := range []func(context.Context) (*broker, error){inMemory, onKafka, onPostgres, onRedis} {
 		b, err := make(ctx)
 		if err != nil {
 			return err
