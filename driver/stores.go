@@ -266,10 +266,11 @@ type Leases interface {
 	// Release gives leases up. What is not the holder's is left alone.
 	Release(ctx context.Context, group, holder string, names []string) error
 
-	// WritingSince is for a store that lets one transaction write at a time. While
-	// one of this process does, its leases can neither be renewed nor go to another,
-	// so they are not over, however long that takes; the transaction renews at its
-	// end those that had not ended when it began. It returns since when there is
-	// one; the zero time when there is none, and always from other stores.
-	WritingSince() time.Time
+	// KeptSince is for a store that lets one transaction write at a time. While one
+	// of this process does, its leases can neither be renewed nor go to another; the
+	// transaction renews at its end those that had not ended when it began. KeptSince
+	// returns since when that has been so, by one transaction or several in turn: a
+	// lease that had not ended then is not over. It is the zero time when there is no
+	// such transaction, and always from other stores.
+	KeptSince() time.Time
 }

@@ -255,7 +255,7 @@ func (s *table) Renew(_ context.Context, group, holder string, _ time.Duration) 
 	return kept, nil
 }
 
-func (*table) WritingSince() time.Time { return time.Time{} }
+func (*table) KeptSince() time.Time { return time.Time{} }
 
 func (s *table) Release(_ context.Context, group, holder string, names []string) error {
 	if err := s.lock(); err != nil {

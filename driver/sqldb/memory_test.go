@@ -258,7 +258,7 @@ func (l *memoryLog) Renew(_ context.Context, group, holder string, ttl time.Dura
 	return kept, nil
 }
 
-func (*memoryLog) WritingSince() time.Time { return time.Time{} }
+func (*memoryLog) KeptSince() time.Time { return time.Time{} }
 
 func (l *memoryLog) Release(_ context.Context, group, holder string, names []string) error {
 	if err := l.lock(); err != nil {

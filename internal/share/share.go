@@ -351,7 +351,7 @@ func (s *Share) renew(ctx context.Context, asked []driver.Lease) (kept []driver.
 				cancel()
 				return
 			}
-			at = now
+			at = now.Add(-s.o.TTL / 2) // an answer that comes from now on may be older than now
 			timer.Reset(s.o.TTL / 8)
 		}
 	}()
@@ -362,9 +362,9 @@ func (s *Share) renew(ctx context.Context, asked []driver.Lease) (kept []driver.
 }
 
 // alone reports that nobody can be given a lease that would have ended at a time,
-// because this process has been the only writer of the store since before.
+// because transactions of this process have kept it since before.
 func (s *Share) alone(until time.Time) bool {
-	since := s.o.Leases.WritingSince()
+	since := s.o.Leases.KeptSince()
 	return !since.IsZero() && since.Before(until)
 }
 

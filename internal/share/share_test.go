@@ -130,12 +130,12 @@ func (l *table) Release(ctx context.Context, _, holder string, names []string) e
 	return nil
 }
 
-func (l *table) WritingSince() time.Time { return time.Time{} }
+func (l *table) KeptSince() time.Time { return time.Time{} }
 
 // sole is a table whose writers keep each other out, as one process sees it.
 type sole struct{ *table }
 
-func (s sole) WritingSince() time.Time {
+func (s sole) KeptSince() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.writing

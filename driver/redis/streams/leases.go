@@ -135,8 +135,8 @@ func (l *leases) drop(lease driver.Lease) {
 	}
 }
 
-// WritingSince implements [driver.Leases]: nobody keeps others from writing.
-func (l *leases) WritingSince() time.Time { return time.Time{} }
+// KeptSince implements [driver.Leases]: nobody keeps others from writing here.
+func (l *leases) KeptSince() time.Time { return time.Time{} }
 
 // Release implements [driver.Leases].
 func (l *leases) Release(ctx context.Context, _, holder string, names []string) error {

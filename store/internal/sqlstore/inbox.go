@@ -27,12 +27,12 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 	if err != nil {
 		return s.fail(err, "begin")
 	}
-	over := false
+	over, began := false, time.Time{}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
 	run := s.on(s.transaction(tx))
 	defer func() {
 		if !over { // also when fn panics
-			s.undo(ending, run, commit, rollback)
+			s.undo(ending, run, began, commit, rollback)
 		}
 		cancel()
 	}()
@@ -42,7 +42,7 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 		}
 	}
 	if s.together != nil {
-		s.sole.begin()
+		began = s.sole.begin()
 	}
 	if s.dialect.Savepoint || s.together != nil {
 		if _, err := run.Exec(ctx, "SAVEPOINT "+savepoint); err != nil {
@@ -61,10 +61,10 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 		}
 	}
 	over = true
-	if wrote, held := s.sole.end(); len(held) > 0 {
-		_ = s.prolong(ending, run, wrote, held) // else the leases end
-	}
-	if err := commit(ending); err != nil {
+	s.prolong(ending, run, began)
+	err = commit(ending)
+	s.sole.end(began, err == nil)
+	if err != nil {
 		return s.fail(s.outcome(err), "commit")
 	}
 	s.forgetSome(ctx)
@@ -73,14 +73,18 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 
 // undo rolls a handler's transaction back. One that was long leaves the leases
 // behind that it kept from being renewed.
-func (s *Store[TX]) undo(ctx context.Context, run Statements, commit, rollback func(context.Context) error) {
-	if wrote, held := s.sole.end(); len(held) > 0 {
-		_, err := run.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint)
-		if err == nil && s.prolong(ctx, run, wrote, held) == nil && commit(ctx) == nil {
+func (s *Store[TX]) undo(ctx context.Context, run Statements, began time.Time, commit, rollback func(context.Context) error) {
+	if !began.IsZero() && s.sole.due(time.Since(began)) != nil {
+		if _, err := run.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint); err == nil && s.prolong(ctx, run, began) && commit(ctx) == nil {
+			s.sole.end(began, true)
 			return
 		}
+		_ = rollback(ctx)
+		s.sole.end(began, false)
+		return
 	}
 	_ = rollback(ctx)
+	s.sole.end(began, true) // nothing that was renewed is undone
 }
 
 // Claim implements [inbox.Store]. It shares its table with the engine's claims,
