@@ -233,7 +233,7 @@ func TestAReadOfAnOldOwnershipLeavesNoGap(t *testing.T) {
 			s := c.slot(n)
 			c.share.Lose([]driver.Lease{s.lease}, "the test says so")
 			for again := c.slot(n); again == nil || again == s; again = c.slot(n) {
-				time.Sleep(time.Second) //nolint:forbidigo // inside synctest: no real time
+				pause(t.Context(), time.Second)
 			}
 		}
 		first.publish("a/2")

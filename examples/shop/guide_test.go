@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // What docs/getting-started.md tells a newcomer to write builds, passes its test
@@ -42,7 +44,7 @@ func TestTheGuideWorks(t *testing.T) {
 		greet(t, folder, "hello", "EVENT_DRIVER=", "EVENT_ENV=development")
 	})
 	t.Run("kafka", func(t *testing.T) {
-		environment := map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": server(t, "KAFKA_BROKERS")}
+		environment := map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": drivertest.Server(t, "KAFKA_BROKERS")}
 		greet(t, folder, "hello", "EVENT_DRIVER=kafka", "KAFKA_BROKERS="+environment["KAFKA_BROKERS"],
 			"EVENT_NAMESPACE=guide-"+strings.ReplaceAll(time.Now().UTC().Format("150405.000000"), ".", "-"))
 	})
@@ -50,7 +52,7 @@ func TestTheGuideWorks(t *testing.T) {
 		greet(t, folder, "hello-rows", "EVENT_DRIVER=sqlite", "SQLITE_PATH="+file(t))
 	})
 	t.Run("kafka and sqlite", func(t *testing.T) {
-		greet(t, folder, "hello-rows", "EVENT_DRIVER=kafka", "KAFKA_BROKERS="+server(t, "KAFKA_BROKERS"), "SQLITE_PATH="+file(t),
+		greet(t, folder, "hello-rows", "EVENT_DRIVER=kafka", "KAFKA_BROKERS="+drivertest.Server(t, "KAFKA_BROKERS"), "SQLITE_PATH="+file(t),
 			"EVENT_NAMESPACE=rows-"+strings.ReplaceAll(time.Now().UTC().Format("150405.000000"), ".", "-"))
 	})
 }

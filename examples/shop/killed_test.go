@@ -16,6 +16,7 @@ import (
 	"time"
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx", to count with
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // databases are the drivers on which nothing is lost with the process.
@@ -27,10 +28,10 @@ var databases = map[string]func(t *testing.T) map[string]string{
 		return map[string]string{"EVENT_DRIVER": "postgres", "DATABASE_URL": schema(t)}
 	},
 	"kafka and postgres": func(t *testing.T) map[string]string {
-		return map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": server(t, "KAFKA_BROKERS"), "DATABASE_URL": schema(t)}
+		return map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": drivertest.Server(t, "KAFKA_BROKERS"), "DATABASE_URL": schema(t)}
 	},
 	"kafka and sqlite": func(t *testing.T) map[string]string {
-		return map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": server(t, "KAFKA_BROKERS"), "SQLITE_PATH": file(t)}
+		return map[string]string{"EVENT_DRIVER": "kafka", "KAFKA_BROKERS": drivertest.Server(t, "KAFKA_BROKERS"), "SQLITE_PATH": file(t)}
 	},
 }
 
@@ -51,7 +52,7 @@ func schema(t *testing.T) string {
 	t.Helper()
 	address := os.Getenv("DATABASE_URL")
 	if address == "" {
-		address = server(t, "TIDINGS_POSTGRES_URL")
+		address = drivertest.Server(t, "TIDINGS_POSTGRES_URL")
 	}
 	name := fmt.Sprintf("shop_%x", time.Now().UnixNano())
 	run := func(statement string) {

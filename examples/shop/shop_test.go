@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tidings-go/tidings/driver/drivertest"
 )
 
 // The test binary is the program where a test starts processes of it.
@@ -66,24 +68,11 @@ var brokers = map[string]struct {
 	"sqs with topics": {"TIDINGS_FAUXQS_URL", map[string]string{"EVENT_DRIVER": "sqs", "SQS_TOPICS": "true"}},
 }
 
-// server is the address of a real broker; without it the test is skipped.
-func server(t *testing.T, variable string) string {
-	t.Helper()
-	address := os.Getenv(variable)
-	if address == "" {
-		if os.Getenv("TIDINGS_REQUIRE_BROKERS") == "1" {
-			t.Fatalf("%s is not set and TIDINGS_REQUIRE_BROKERS is 1", variable)
-		}
-		t.Skipf("%s is not set: scripts/brokers up", variable)
-	}
-	return address
-}
-
 // onEach runs a test on each real broker, and on each database.
 func onEach(t *testing.T, test func(t *testing.T, environment map[string]string)) {
 	for name, broker := range brokers {
 		t.Run(name, func(t *testing.T) {
-			address := server(t, broker.variable)
+			address := drivertest.Server(t, broker.variable)
 			environment := map[string]string{"EVENT_DRIVER": name, broker.variable: address}
 			if broker.variable == "TIDINGS_FAUXQS_URL" {
 				environment["AWS_ENDPOINT_URL"] = address

@@ -177,6 +177,8 @@ func (l *table) of(holder string) (names []string) {
 type instance struct {
 	*Share
 
+	begin chan struct{} // when it is not nil, Adopt returns with its end
+
 	mu    sync.Mutex
 	busy  map[string]chan struct{}
 	given []string
@@ -190,7 +192,15 @@ func run(t *testing.T, leases driver.Leases, holder string) *instance {
 	i := &instance{busy: make(map[string]chan struct{})}
 	i.Share = New(Options{
 		Leases: leases, Group: "group", Holder: holder, Names: []string{"0", "1", "2", "3", "4", "5", "6", "7"}, TTL: ttl,
-		Adopt: func(context.Context, []driver.Lease) error { return nil },
+		Adopt: func(context.Context, []driver.Lease) error {
+			i.mu.Lock()
+			begin := i.begin
+			i.mu.Unlock()
+			if begin != nil {
+				<-begin
+			}
+			return nil
+		},
 		Drain: func(lease driver.Lease) {
 			i.mu.Lock()
 			busy := i.busy[lease.Name]
@@ -285,6 +295,37 @@ func TestWhatWasLostIsTakenAgain(t *testing.T) {
 		now := first.Owned()
 		if len(now) != 8 || now[0].Epoch <= before[0].Epoch {
 			t.Errorf("before %v, after %v", before, now)
+		}
+	})
+}
+
+// What was lost while it began is not begun for good.
+func TestWhatIsLostWhileItBeginsEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		leases := newTable()
+		first := run(t, leases, "first")
+		after(2 * ttl)
+		begin := make(chan struct{})
+		first.mu.Lock()
+		first.begin = begin
+		first.mu.Unlock()
+		taken := first.Owned()[0]
+		first.Lose([]driver.Lease{taken}, "the test says so")
+		after(2 * ttl) // it takes it again, and begins
+		again := first.Owned()
+		at := slices.IndexFunc(again, func(l driver.Lease) bool { return l.Name == taken.Name })
+		if at < 0 || again[at].Epoch <= taken.Epoch {
+			t.Fatalf("it has %v", again)
+		}
+		first.Lose(again[at:at+1], "the test says so again")
+		before := len(first.lost)
+		first.mu.Lock()
+		first.begin = nil
+		first.mu.Unlock()
+		close(begin)
+		after(ttl / 10)
+		if len(first.lost) != before+1 || first.lost[before] != taken.Name {
+			t.Errorf("lost %v, %d of them before it had begun", first.lost, before)
 		}
 	})
 }

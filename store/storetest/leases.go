@@ -65,6 +65,9 @@ func Leases(t *testing.T, open func(t *testing.T) driver.Leases) {
 			if kept, err := two.Renew(t.Context(), "group", "b", time.Minute); err != nil || len(kept) != 0 {
 				t.Errorf("renewed %v of nothing: %v", kept, err)
 			}
+			if since := one.KeptSince(); !since.IsZero() {
+				t.Errorf("without a transaction the leases are kept since %v", since)
+			}
 		},
 		"over": func(t *testing.T, one, two driver.Leases) {
 			before := leases(t, one, "a", 1, leaseTime, "0")
