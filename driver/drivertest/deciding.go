@@ -246,7 +246,8 @@ func handlerContext(s *scene) {
 		err, cause error
 		value      any
 		delivery   tidings.Delivery
-		took       time.Duration
+		began      time.Time
+		ended      time.Time
 	}
 	sights := make(chan sight, 4)
 	published, endPublisher := context.WithCancel(context.WithValue(context.Background(), publisherKey{}, "the publisher's"))
@@ -260,7 +261,7 @@ func handlerContext(s *scene) {
 					endPublisher()
 					<-ctx.Done()
 				}
-				sights <- sight{ctx.Err(), context.Cause(ctx), ctx.Value(publisherKey{}), delivery, time.Since(began)}
+				sights <- sight{ctx.Err(), context.Cause(ctx), ctx.Value(publisherKey{}), delivery, began, time.Now()}
 				return ctx.Err()
 			})
 	})
@@ -276,8 +277,10 @@ func handlerContext(s *scene) {
 			if got.delivery.Attempt != attempt+1 || got.delivery.Subscription != module+".waiting" || got.delivery.Deadline.IsZero() {
 				s.Errorf("DeliveryFrom: %+v", got.delivery)
 			}
-			if attempt == 0 && (!errors.Is(got.err, context.DeadlineExceeded) || got.took < timeout-early) {
-				s.Errorf("the context of the first attempt ended after %v with %v, want its deadline after %v", got.took, got.err, timeout)
+			// The deadline was set a little before the handler could look at its clock.
+			given := got.delivery.Deadline.Sub(got.began)
+			if attempt == 0 && (!errors.Is(got.err, context.DeadlineExceeded) || given > timeout || given < timeout/2 || got.ended.Before(got.delivery.Deadline.Add(-early))) {
+				s.Errorf("the context of the first attempt ended after %v with %v, want its deadline after %v (%v when it began)", got.ended.Sub(got.began), got.err, timeout, given)
 			}
 			if attempt == 1 && got.err != nil {
 				s.Errorf("the context of the second attempt has ended: %v", got.err)
