@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/tidings-go/tidings/internal/line"
 )
 
 func restartServer(t *Trial, size Size) {
@@ -43,15 +45,26 @@ func (t *Trial) faultAll() {
 
 // brokerLine puts a line between the processes that are started from now on and
 // the broker.
-func (t *Trial) brokerLine() *Line {
+func (t *Trial) brokerLine() *line.Line {
 	t.Helper()
 	if t.World.Database {
-		l := NewLine(t, hostOf(t.Place.Database))
+		l := t.line(hostOf(t.Place.Database))
 		t.Place.DatabaseLine = l.Address
 		return l
 	}
-	l := NewLine(t, hostOf(t.Place.Broker))
+	l := t.line(hostOf(t.Place.Broker))
 	t.Place.BrokerLine = l.Address
+	return l
+}
+
+// line makes a line to a server, which ends with the test.
+func (t *Trial) line(to string) *line.Line {
+	t.Helper()
+	l, err := line.New(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
 	return l
 }
 
@@ -69,26 +82,26 @@ func hostOf(address string) string {
 }
 
 func cutLines(t *Trial, size Size) {
-	line := t.brokerLine()
+	broker := t.brokerLine()
 	t.begin(2, Work{}, usual)
 	for range size.Times {
 		t.flow(80)
 		t.faultAll()
-		line.Cut()
+		broker.Cut()
 		Pause(300 * time.Millisecond)
-		line.Mend()
+		broker.Restore()
 		t.Hit()
 	}
 	t.flow(80)
 }
 
 func slowLines(t *Trial, size Size) {
-	line := t.brokerLine()
-	line.Slow(20 * time.Millisecond)
+	broker := t.brokerLine()
+	broker.Slow(20 * time.Millisecond)
 	t.begin(2, Work{}, usual)
 	t.Hit()
 	t.flow(100 * size.Times)
-	line.Slow(0)
+	broker.Slow(0)
 }
 
 func settleFails(t *Trial, size Size) {
@@ -107,15 +120,15 @@ func settleFails(t *Trial, size Size) {
 }
 
 func databaseGone(t *Trial, size Size) {
-	line := NewLine(t, hostOf(t.Place.Database))
-	t.Place.DatabaseLine = line.Address
+	database := t.line(hostOf(t.Place.Database))
+	t.Place.DatabaseLine = database.Address
 	t.begin(2, Work{}, usual)
 	t.flow(60)
 	t.faultAll()
-	line.Cut()
+	database.Cut()
 	t.Hit()
 	Pause(size.Gone)
-	line.Mend()
+	database.Restore()
 	t.flow(60)
 	t.note = fmt.Sprintf("gone for %v", size.Gone)
 }
