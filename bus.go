@@ -327,6 +327,10 @@ func (b *Bus) connect(ctx context.Context) error {
 			errs = append(errs, err)
 			continue
 		}
+		if err := s.declare(ctx); err != nil {
+			errs = append(errs, err)
+			continue
+		}
 		consumer, err := b.driver.Subscribe(ctx, s.description(), s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("tidings: subscription %s: %w", s.name, err))
@@ -384,6 +388,9 @@ func (b *Bus) turn(ctx context.Context) error {
 	}
 	if b.letters != nil && len(b.subscriptions) > 0 {
 		fetchers.Go(func() { b.redrive(fetching) })
+	}
+	if b.keepsRecords() {
+		fetchers.Go(func() { b.watchRecords(fetching) })
 	}
 	stopRunners := b.startRunners()
 	select {

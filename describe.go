@@ -61,6 +61,16 @@ func (m *Module) Publishes(contracts ...AnyContract) error {
 	return nil
 }
 
+// typesThat are the event types with a reaction that says Ignored, or the others.
+func (s *subscription) typesThat(ignored bool) (types []string) {
+	for _, eventType := range s.types {
+		if s.reactions[eventType].ignored == ignored {
+			types = append(types, eventType)
+		}
+	}
+	return types
+}
+
 // Describe returns the topology of what was declared so far. It may be called at
 // any time, before Run too, and asks nobody. An application that prints it as
 // JSON lets the command line make and check what it needs:
@@ -92,7 +102,7 @@ func (b *Bus) Describe() Topology {
 	}
 	for _, s := range b.subscriptions {
 		topology.Subscriptions = append(topology.Subscriptions, driver.TopologySubscription{
-			Name: s.name, FormerNames: slices.Clone(s.former), Channels: slices.Clone(s.channels), Types: slices.Clone(s.types),
+			Name: s.name, FormerNames: slices.Clone(s.former), Channels: slices.Clone(s.channels), Types: s.typesThat(false), Ignored: s.typesThat(true),
 		})
 	}
 	slices.SortFunc(topology.Channels, func(a, b driver.TopologyChannel) int { return cmp.Compare(a.Name, b.Name) })

@@ -54,6 +54,7 @@ type subscription struct {
 	idle     chan struct{}
 	settler  settler
 	vitals   vitals
+	declared declarations
 	retries  retries
 	guard    guard
 	failing  atomic.Bool    // the guard has failures to remember
@@ -136,6 +137,10 @@ func (s *subscription) enqueue(i *item, from *driver.Source, t *tree) {
 	}
 	s.recallAttempts(i)
 	s.assign(i.source)
+	if i.stage == stageUnknown {
+		s.readRecord() // before its turn comes
+		t = nil        // and no publisher waits for that
+	}
 	s.bus.enqueued.Add(1)
 	key := i.laneKey()
 	l := s.lanes[key]
@@ -316,8 +321,13 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 		s.mu.Unlock()
 		return false
 	}
+	if i.lacking() && !s.judge(i) {
+		s.awaitRecord(l)
+		s.mu.Unlock()
+		return false
+	}
 	wait := s.hold(l, i)
-	if wait == 0 {
+	if wait == 0 && i.stage != stageIgnored {
 		wait = s.throttle(l)
 	}
 	if wait > 0 {
@@ -451,7 +461,7 @@ func (s *subscription) next(l *lane, i *item, v verdict, t *tree, more bool) (ag
 // repeats reports whether any reaction is to a repeatable event.
 func (s *subscription) repeats() bool {
 	for _, r := range s.reactions {
-		if r.definition.occurrence == Repeatable {
+		if !r.ignored && r.definition.occurrence == Repeatable {
 			return true
 		}
 	}
@@ -476,7 +486,7 @@ func (s *subscription) newLane(key driver.Lane) *lane {
 	}
 	s.spare = nil
 	l.key, l.due, l.parkedHead, l.owner, l.order, l.admitted = key, time.Time{}, nil, nil, driver.LaneOrder{}, false
-	l.guarded = false
+	l.guarded, l.lacking = false, false
 	s.lanes[key] = l
 	return l
 }

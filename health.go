@@ -41,6 +41,11 @@ type SubscriptionHealth struct {
 	// Waiting is how many lanes wait to try their head again, Parked how many of
 	// this instance's lanes hold events in the store.
 	Waiting, Parked int
+	// Lacks is what other releases of the subscription handle and this one lacks, by
+	// channel and type: such events are left for an instance that handles them. That
+	// is usual while a release is deployed or rolled back, and no reason not to be
+	// ready.
+	Lacks []Lacked
 }
 
 // vitals is what a subscription remembers for its health. Guarded by its lock.
@@ -110,6 +115,7 @@ func (s *subscription) health() SubscriptionHealth {
 			h.Overdue++
 		}
 	}
+	h.Lacks = s.lacked()
 	for _, l := range s.lanes {
 		if l.parked {
 			h.Parked++

@@ -29,6 +29,7 @@ const (
 	stagePark                  // to be put into the store of parked events
 	stageHeld                  // this handler cannot read it: wait for one that can
 	stageIgnored               // no reaction: finished unseen
+	stageUnknown               // no reaction here: whether another release has one is to be asked
 	stageResolve               // a dead letter that was handled: the store is still to be told
 )
 
@@ -59,6 +60,7 @@ type item struct {
 	key          string
 	owner        string // of its claim
 	fence        int64
+	needs        int64 // the first read of the record that decides what has no reaction
 	hash         uint64
 
 	stage    stage
@@ -210,6 +212,13 @@ func (i *item) eventType() string {
 func (i *item) bind() {
 	reaction := i.subscription.reactionTo(i.eventType())
 	if reaction == nil || reaction.definition.channel != i.channel {
+		i.stage = stageIgnored
+		if d := &i.subscription.declared; d.keeper != nil {
+			i.stage, i.needs = stageUnknown, d.begun.Load()+1
+		}
+		return
+	}
+	if reaction.ignored {
 		i.stage = stageIgnored
 		return
 	}

@@ -47,6 +47,8 @@ type lane struct {
 
 	// guarded: it waits until the outage guard lets it go on.
 	guarded bool
+	// lacking: its head is one that only another release handles.
+	lacking bool
 	// admitted: MaxRate has let its head start.
 	admitted bool
 

@@ -24,6 +24,9 @@ func (l *logObserver) wants(k Kind) bool {
 }
 
 func logLevel(o Observation) slog.Level {
+	if o.Reason == reasonLacking && (o.Kind == Held || o.Kind == Parked) {
+		return slog.LevelInfo // usual while a release is deployed; a warning was given once
+	}
 	switch o.Kind {
 	case Published, Received, Started, Handled, Settled, Busy:
 		return slog.LevelDebug

@@ -79,18 +79,22 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 			complain("reaction %d has no contract: use tidings.Define", n+1)
 			continue
 		}
-		if r.handle == nil {
+		if r.handle == nil && !r.ignored {
 			complain("the handler of %s is nil", r.definition)
 			continue
 		}
 		if first, twice := s.reactions[r.definition.eventType]; twice {
+			if first.ignored != r.ignored {
+				complain("it both handles %s and says that it is Ignored, at %s and at %s: keep one of them", r.definition.eventType, first.place, r.place)
+				continue
+			}
 			complain("it reacts to %s at %s and at %s: one subscription takes one version of a type, once", r.definition.eventType, first.place, r.place)
 			continue
 		}
 		if err := b.meet(r.definition); err != nil {
 			complain("%w", err)
 		}
-		if wrap := b.options.Wrap; wrap != nil {
+		if wrap := b.options.Wrap; wrap != nil && !r.ignored {
 			handle, err := wrapHandle(wrap, r.handle)
 			if err != nil {
 				complain("%w", err)
@@ -103,6 +107,9 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 		if !slices.Contains(s.channels, r.definition.channel) {
 			s.channels = append(s.channels, r.definition.channel)
 		}
+	}
+	if len(s.reactions) > 0 && !s.handlesAny() {
+		complain("every reaction says Ignored, so it handles nothing: pass Contract.On(handler) for one type at least, or delete the subscription")
 	}
 	if len(s.reactions) == 1 {
 		s.only = s.reactions[s.types[0]]
@@ -118,6 +125,16 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 		return nil
 	}
 	return &ConfigurationError{Complaints: errs}
+}
+
+// handlesAny reports whether there is a reaction besides those that say Ignored.
+func (s *subscription) handlesAny() bool {
+	for _, r := range s.reactions {
+		if !r.ignored {
+			return true
+		}
+	}
+	return false
 }
 
 // formerNames are whole names: one without a module is of this one.

@@ -77,7 +77,9 @@ const (
 	DuplicateDiffers
 	// Busy: another instance is handling the event; it is tried again in Wait.
 	Busy
-	// Held: the event cannot be read by this version of the handler and waits.
+	// Held: the event waits for another release: it cannot be read by this version of
+	// the handler (Reason "unreadable"), or only another release of the subscription
+	// has a reaction to it ("lacking").
 	Held
 	// Parked: the event waits in a store, in its place; Reason says why.
 	Parked
@@ -86,7 +88,8 @@ const (
 	// Blocked: retries are exhausted and the policy is to block: it is tried
 	// again in Wait.
 	Blocked
-	// Ignored: the channel's event has no reaction in this subscription.
+	// Ignored: the event was finished unseen: no release of the subscription has
+	// declared that it handles its type, or this one says [Contract.Ignored].
 	Ignored
 	// Unkeyed: the event has no aggregate id, so neither order nor a Once key.
 	Unkeyed

@@ -194,6 +194,7 @@ func (s *subscription) isIdle() bool {
 func (s *subscription) stop() {
 	s.mu.Lock()
 	s.stopping = true
+	s.endRecord()
 	var dropped []*item
 	if s.bus.features.Durable {
 		dropped = s.dropItems(func(*item) bool { return true })
@@ -226,6 +227,7 @@ func (s *subscription) awaitIdle(ctx context.Context) {
 func (s *subscription) halt() (abandoned int) {
 	s.mu.Lock()
 	s.halted = true
+	s.endRecord()
 	s.cancelRunning(nil, ErrStopping)
 	s.mu.Unlock()
 	grace, cancel := context.WithTimeout(context.Background(), afterCancel)

@@ -11,18 +11,27 @@ import (
 // heldAlarm is how often a held event is said again.
 const heldAlarm = 5 * time.Minute
 
-// holdItem keeps an event that this version of the handler cannot read: in the
+// holdItem keeps an event that this release cannot handle (it is too new for its
+// handler, or only another release has a reaction to it): in the
 // store where there is one, so that the broker's position goes on; else the
 // lane waits. It uses no attempt and is no poison: a newer handler reads it.
 func (s *subscription) holdItem(i *item) verdict {
-	want := i.reaction.definition
-	i.failure = fmt.Errorf("tidings: it has version %d (readable from %d), the handler reads versions %d to %d", i.version, i.readableFrom, want.oldest, want.version)
+	i.failure = i.whyHeld()
 	i.observe(s.bus.values, Held, func(o *Observation) { o.Reason, o.Err, o.Wait = i.reason, i.failure, heldAlarm })
 	if s.store != nil {
 		i.stage = stagePark
 		return s.parkItem(i)
 	}
 	return verdict{wait: heldAlarm, endless: true}
+}
+
+// whyHeld says why an event waits for another release.
+func (i *item) whyHeld() error {
+	if i.reason == reasonLacking {
+		return i.failure
+	}
+	want := i.reaction.definition
+	return fmt.Errorf("tidings: it has version %d (readable from %d), the handler reads versions %d to %d", i.version, i.readableFrom, want.oldest, want.version)
 }
 
 // parkItem puts the head of a lane into the store; the lane is parked from then
@@ -231,6 +240,9 @@ func (s *subscription) tryParkedHead(l *lane) (more bool, wait time.Duration, er
 // processParked is process for an event of the store: what would park it again
 // leaves it where it is.
 func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
+	if !s.judgeParked(i) {
+		return false, recordPoll
+	}
 	if i.stage == stageIgnored { // its reaction was taken away since
 		i.observe(s.bus.values, Ignored, nil)
 		return true, 0

@@ -30,6 +30,9 @@ func (s *subscription) processEvent(i *item, t *tree) verdict {
 		return s.parkItem(i)
 	case stageHeld:
 		return s.holdItem(i)
+	case stageIgnored:
+		i.observe(s.bus.values, Ignored, nil)
+		return verdict{done: true, settle: true}
 	}
 	if i.aggregateID == "" && i.attempts == 0 {
 		i.observe(s.bus.values, Unkeyed, nil)

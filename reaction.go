@@ -9,11 +9,12 @@ import (
 type HandleFunc func(ctx context.Context, event DomainEvent) error
 
 // Reaction is a handler bound to the contract it was written for, without the
-// payload's type: what [Module.Subscribe] takes. Make it with [Contract.On].
+// payload's type: what [Module.Subscribe] takes. Make it with [Contract.On], or [Contract.Ignored].
 type Reaction struct {
 	definition *definition
 	handle     func(ctx context.Context, r record) error
 	ownClaim   bool
+	ignored    bool
 	fence      *fence
 	place      string
 }

@@ -379,8 +379,7 @@ func (s *subscription) buryAgain(i *item) verdict {
 // shelveLetter leaves a letter in the store, marked, that this release cannot read:
 // an instance with a newer one takes it.
 func (s *subscription) shelveLetter(i *item) verdict {
-	want := i.reaction.definition
-	i.failure = fmt.Errorf("tidings: it has version %d (readable from %d), the handler reads versions %d to %d", i.version, i.readableFrom, want.oldest, want.version)
+	i.failure = i.whyHeld()
 	i.observe(s.bus.values, Held, func(o *Observation) { o.Reason, o.Err, o.Wait = i.reason, i.failure, heldAlarm })
 	s.mu.Lock()
 	defer s.mu.Unlock()

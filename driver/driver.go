@@ -117,7 +117,8 @@ type Subscription struct {
 	Name string
 	// Channels are what to fetch, sorted.
 	Channels []string
-	// Types are the event types that have a reaction, sorted.
+	// Types are the event types that have a reaction, sorted; also one that says that
+	// the type is ignored.
 	Types []string
 	// StartAt is where a subscription that the broker does not know yet begins.
 	StartAt StartAt

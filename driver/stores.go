@@ -119,7 +119,9 @@ type Parked struct {
 	// Attempts used so far: 0 for one that waits behind another or that cannot
 	// be read yet.
 	Attempts int
-	Reason   string // "exhausted", "behind" or "unreadable"
+	// Reason is "exhausted", "permanent", "crashed", "behind", "unreadable" (too new
+	// for the handler) or "lacking" (only another release handles its type).
+	Reason   string
 	Err      string
 	ParkedAt time.Time
 }

@@ -37,9 +37,11 @@ type TopologySubscription struct {
 	Name string `json:"name"`
 	// FormerNames are names that it had before, whole ones too.
 	FormerNames []string `json:"formerNames,omitempty"`
-	// Channels are what it reads, Types the event types that it reacts to; sorted.
+	// Channels are what it reads, Types the event types that it handles, Ignored those
+	// that it leaves out for good; sorted.
 	Channels []string `json:"channels"`
 	Types    []string `json:"types"`
+	Ignored  []string `json:"ignored,omitempty"`
 }
 
 // Subscription returns the subscription of that name; false when there is none.
