@@ -248,12 +248,23 @@ type Lease struct {
 	Epoch int64
 }
 
+// Member is an instance of a group, and what it can take leases of.
+type Member struct {
+	Holder string
+	// Parts is how many leases there are of each kind that the instance knows:
+	// shards of each channel, for example. Releases of one program differ in what
+	// they know, and one must not wait for an instance that cannot take a part.
+	Parts map[string]int
+}
+
 // Leases hands out named leases to the instances of a group, by the store's own
 // clock. All methods may be called at once.
 type Leases interface {
-	// Join says that a holder is alive for ttl, and returns how many holders of
-	// the group are, itself included.
-	Join(ctx context.Context, group, holder string, ttl time.Duration) (alive int, err error)
+	// Join says that a member is alive for ttl and what it knows from now on, and
+	// returns all members of the group that are alive, itself included. One that
+	// never said what it knows has no Parts. It is asked about once a second, so it
+	// costs the same however much a member knows.
+	Join(ctx context.Context, group string, member Member, ttl time.Duration) (alive []Member, err error)
 
 	// Leave gives up every lease of the holder and its place in the group.
 	Leave(ctx context.Context, group, holder string) error

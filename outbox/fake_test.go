@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -40,14 +41,14 @@ type table struct {
 	held     map[string]time.Time
 	holders  map[string]string // of leases
 	epochs   map[string]int64
-	members  map[string]bool
+	members  map[string]driver.Member
 	down     bool
 	deaf     bool // to those who renew
 	wakes    []chan struct{}
 }
 
 func newTable() *table {
-	return &table{held: map[string]time.Time{}, holders: map[string]string{}, epochs: map[string]int64{}, members: map[string]bool{}}
+	return &table{held: map[string]time.Time{}, holders: map[string]string{}, epochs: map[string]int64{}, members: map[string]driver.Member{}}
 }
 
 var errDown = errors.New("connection refused")
@@ -201,13 +202,13 @@ func (s *table) Wake(ctx context.Context) <-chan struct{} {
 
 func (s *table) Clean(context.Context, time.Duration, int) (int, error) { return 0, nil }
 
-func (s *table) Join(_ context.Context, _, holder string, _ time.Duration) (int, error) {
+func (s *table) Join(_ context.Context, _ string, member driver.Member, _ time.Duration) ([]driver.Member, error) {
 	if err := s.lock(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer s.mu.Unlock()
-	s.members[holder] = true
-	return len(s.members), nil
+	s.members[member.Holder] = member
+	return slices.Collect(maps.Values(s.members)), nil
 }
 
 func (s *table) Leave(_ context.Context, _, holder string) error {

@@ -56,7 +56,7 @@ func NewRelay(queue Queue, forward Forward, options *Options) (*Relay, error) {
 		r.workers = append(r.workers, &worker{relay: r, number: n, wake: make(chan struct{}, 1), sick: make(map[string]*sickness)})
 	}
 	r.share = share.New(share.Options{
-		Leases: queue, Group: o.Group, Holder: r.holder, Names: names, TTL: o.LeaseTime,
+		Leases: queue, Group: o.Group, Holder: r.holder, Names: map[string][]string{"slots": names}, TTL: o.LeaseTime,
 		Adopt: r.adopt, Drain: func(driver.Lease) {}, GiveUp: r.giveUp, Lost: func(leases []driver.Lease, _ string) { r.remove(leases) },
 		Joined: func() {}, Failed: func(err error) { r.o.Logger.Warn("outbox: the leases of the relay cannot be asked", "error", err) },
 	})

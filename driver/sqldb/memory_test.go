@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,9 +22,14 @@ type memoryLog struct {
 	log      [outbox.Slots][]outbox.Entry
 	known    map[string]*[outbox.Slots]outbox.Progress
 	leases   map[string]*memoryLease // by group and name
-	members  map[string]time.Time    // by group and holder
+	members  map[string]memoryMember // by group and holder
 	letters  []driver.DeadLetter
 	wakes    []chan struct{}
+}
+
+type memoryMember struct {
+	driver.Member
+	until time.Time
 }
 
 type memoryLease struct {
@@ -37,7 +43,7 @@ var _ outbox.Log = (*memoryLog)(nil)
 var errDown = errors.New("connection refused")
 
 func newMemoryLog() *memoryLog {
-	return &memoryLog{known: map[string]*[outbox.Slots]outbox.Progress{}, leases: map[string]*memoryLease{}, members: map[string]time.Time{}}
+	return &memoryLog{known: map[string]*[outbox.Slots]outbox.Progress{}, leases: map[string]*memoryLease{}, members: map[string]memoryMember{}}
 }
 
 // lock begins a statement, unless the database is down.
@@ -196,15 +202,15 @@ func (l *memoryLog) PutDeadLetter(_ context.Context, letter driver.DeadLetter) e
 	return nil
 }
 
-func (l *memoryLog) Join(_ context.Context, group, holder string, ttl time.Duration) (alive int, err error) {
+func (l *memoryLog) Join(_ context.Context, group string, member driver.Member, ttl time.Duration) (alive []driver.Member, err error) {
 	if err := l.lock(); err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer l.mu.Unlock()
-	l.members[group+"/"+holder] = time.Now().Add(ttl)
-	for name, until := range l.members {
-		if len(name) > len(group) && name[:len(group)+1] == group+"/" && until.After(time.Now()) {
-			alive++
+	l.members[group+"/"+member.Holder] = memoryMember{member, time.Now().Add(ttl)}
+	for name, m := range l.members {
+		if strings.HasPrefix(name, group+"/") && m.until.After(time.Now()) {
+			alive = append(alive, m.Member)
 		}
 	}
 	return alive, nil

@@ -23,7 +23,7 @@ func (c *consumer) newShare() *share.Share {
 		names[slot] = outbox.LeaseName(slot)
 	}
 	return share.New(share.Options{
-		Leases: c.driver.options.Log, Group: c.group, Holder: c.driver.holder, Names: names, TTL: c.driver.options.LeaseTime,
+		Leases: c.driver.options.Log, Group: c.group, Holder: c.driver.holder, Names: map[string][]string{"slots": names}, TTL: c.driver.options.LeaseTime,
 		Adopt: c.adopt, Drain: c.drain, GiveUp: c.giveUp, Lost: c.lost,
 		Joined: c.sink.Joined, // it has its part, or stands by for one
 		Failed: func(err error) { c.outage.Failed(fmt.Errorf("sqldb: subscription %s: %w", c.subscription.Name, err)) },

@@ -5,6 +5,7 @@ package share
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -17,8 +18,9 @@ type Options struct {
 	Leases driver.Leases
 	// Group is what the instances have in common, Holder this one's name.
 	Group, Holder string
-	// Names are the parts.
-	Names []string
+	// Names are the parts, by kind. An instance knows a kind with all its parts, or
+	// not at all: others of the group may know fewer kinds, or more.
+	Names map[string][]string
 	// TTL is how long a part stays with an instance that died.
 	TTL time.Duration
 
@@ -43,7 +45,10 @@ type Options struct {
 // Share is one instance's part of a group. Make it with [New]; run Divide and
 // Renew in goroutines of their own, Renew for longer.
 type Share struct {
-	o Options
+	o     Options
+	kinds []string          // in an order
+	kind  map[string]string // by the name of a part
+	self  driver.Member
 
 	leaving sync.WaitGroup
 
@@ -59,7 +64,19 @@ type owned struct {
 }
 
 // New makes a Share that owns nothing yet.
-func New(o Options) *Share { return &Share{o: o} }
+func New(o Options) *Share {
+	s := &Share{
+		o: o, kinds: slices.Sorted(maps.Keys(o.Names)), kind: make(map[string]string),
+		self: driver.Member{Holder: o.Holder, Parts: make(map[string]int)},
+	}
+	for kind, names := range o.Names {
+		s.self.Parts[kind] = len(names)
+		for _, name := range names {
+			s.kind[name] = kind
+		}
+	}
+	return s
+}
 
 // every is the longest time between two looks at who is alive.
 const every = time.Second
@@ -68,8 +85,9 @@ const every = time.Second
 // together with them.
 const gather = 10 * time.Millisecond
 
-// Divide takes and gives up parts until ctx ends: each instance that is alive has
-// its part, rounded up; one above it gives up, one below it takes what is free.
+// Divide takes and gives up parts until ctx ends: the parts of a kind are divided
+// evenly among those alive that know it. One that has more of a kind gives up, one
+// that has less takes what is free.
 func (s *Share) Divide(ctx context.Context) {
 	defer s.leaving.Wait()
 	failures := 0
@@ -90,34 +108,22 @@ func (s *Share) Divide(ctx context.Context) {
 }
 
 func (s *Share) divide(ctx context.Context) error {
-	alive, err := s.o.Leases.Join(ctx, s.o.Group, s.o.Holder, s.o.TTL)
+	alive, err := s.o.Leases.Join(ctx, s.o.Group, s.self, s.o.TTL)
 	if err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
-	part := (len(s.o.Names) + alive - 1) / max(alive, 1)
+	if !slices.ContainsFunc(alive, func(m driver.Member) bool { return m.Holder == s.o.Holder }) {
+		alive = append(alive, s.self) // it took longer than it lives
+	}
+	part := quota(alive, s.o.Holder)
 	if leases := s.excess(part); len(leases) > 0 {
 		s.leaving.Go(func() { s.giveUp(leases) })
 		return nil
 	}
-	names, missing := s.missing(part)
-	if missing <= 0 || len(names) == 0 {
-		return nil
-	}
-	// A lease that was not renewed in time may still be this instance's in the
-	// store, for nobody to use.
-	if s.takeLost() {
-		if err := s.o.Leases.Release(ctx, s.o.Group, s.o.Holder, names); err != nil {
-			s.setLost()
-			return fmt.Errorf("release: %w", err)
-		}
-	}
 	began := time.Now()
-	leases, err := s.o.Leases.Acquire(ctx, s.o.Group, s.o.Holder, names, missing, s.o.TTL)
-	if err != nil {
-		return fmt.Errorf("acquire: %w", err)
-	}
+	leases, err := s.acquire(ctx, part)
 	if len(leases) == 0 {
-		return nil
+		return err
 	}
 	s.mu.Lock()
 	for _, lease := range leases {
@@ -132,7 +138,37 @@ func (s *Share) divide(ctx context.Context) error {
 	if gone := s.gone(leases); len(gone) > 0 { // while it began
 		s.o.Lost(gone, "the lease ended before it was renewed")
 	}
-	return nil
+	return err
+}
+
+// acquire takes what the instance misses of its part. What it took before an error
+// it has.
+func (s *Share) acquire(ctx context.Context, part map[string]int) (leases []driver.Lease, err error) {
+	// A lease that was not renewed in time may still be this instance's in the store,
+	// for nobody to use, whether it is to have it again or not.
+	if s.takeLost() {
+		var names []string
+		for _, kind := range s.kinds {
+			unowned, _ := s.missing(kind, 0)
+			names = append(names, unowned...)
+		}
+		if err := s.o.Leases.Release(ctx, s.o.Group, s.o.Holder, names); err != nil {
+			s.setLost()
+			return nil, fmt.Errorf("release: %w", err)
+		}
+	}
+	for _, kind := range s.kinds {
+		names, missing := s.missing(kind, part[kind])
+		if missing <= 0 || len(names) == 0 {
+			continue
+		}
+		taken, err := s.o.Leases.Acquire(ctx, s.o.Group, s.o.Holder, names, missing, s.o.TTL)
+		if err != nil {
+			return leases, fmt.Errorf("acquire: %w", err)
+		}
+		leases = append(leases, taken...)
+	}
+	return leases, nil
 }
 
 // gone returns those of the leases that are not owned any more.
@@ -147,15 +183,17 @@ func (s *Share) gone(leases []driver.Lease) (gone []driver.Lease) {
 }
 
 // excess marks what is above the instance's part as leaving, and returns it.
-func (s *Share) excess(part int) (leases []driver.Lease) {
+func (s *Share) excess(part map[string]int) (leases []driver.Lease) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	left := maps.Clone(part)
 	for n := range s.owned {
 		o := &s.owned[n]
+		kind := s.kind[o.lease.Name]
 		switch {
 		case o.leaving:
-		case part > 0:
-			part--
+		case left[kind] > 0:
+			left[kind]--
 		default:
 			o.leaving = true
 			leases = append(leases, o.lease)
@@ -164,18 +202,23 @@ func (s *Share) excess(part int) (leases []driver.Lease) {
 	return leases
 }
 
-// missing returns the parts that the instance does not own, and how many of them
-// it should.
-func (s *Share) missing(part int) (names []string, missing int) {
+// missing returns the parts of a kind that the instance does not own, and how many
+// of them it should.
+func (s *Share) missing(kind string, part int) (names []string, missing int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	have := make(map[string]bool)
 	for _, o := range s.owned {
+		if s.kind[o.lease.Name] != kind {
+			continue
+		}
+		have[o.lease.Name] = true
 		if !o.leaving {
 			part--
 		}
 	}
-	for _, name := range s.o.Names {
-		if !slices.ContainsFunc(s.owned, func(o owned) bool { return o.lease.Name == name }) {
+	for _, name := range s.o.Names[kind] {
+		if !have[name] {
 			names = append(names, name)
 		}
 	}

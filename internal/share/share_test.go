@@ -16,11 +16,16 @@ import (
 // table is [driver.Leases] in memory, by the clock of the test.
 type table struct {
 	mu      sync.Mutex
-	members map[string]time.Time
+	members map[string]member
 	leases  map[string]*entry
 	down    bool
 	writing time.Time     // since when a transaction keeps all others out
 	ended   chan struct{} // that transaction has ended
+}
+
+type member struct {
+	driver.Member
+	until time.Time
 }
 
 type entry struct {
@@ -30,7 +35,7 @@ type entry struct {
 }
 
 func newTable() *table {
-	return &table{members: make(map[string]time.Time), leases: make(map[string]*entry)}
+	return &table{members: make(map[string]member), leases: make(map[string]*entry)}
 }
 
 var errDown = errors.New("the table is down")
@@ -55,15 +60,15 @@ func (l *table) enter(ctx context.Context) error {
 	return nil
 }
 
-func (l *table) Join(ctx context.Context, _, holder string, ttl time.Duration) (alive int, err error) {
+func (l *table) Join(ctx context.Context, _ string, m driver.Member, ttl time.Duration) (alive []driver.Member, err error) {
 	if err := l.enter(ctx); err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer l.mu.Unlock()
-	l.members[holder] = time.Now().Add(ttl)
-	for _, until := range l.members {
-		if until.After(time.Now()) {
-			alive++
+	l.members[m.Holder] = member{m, time.Now().Add(ttl)}
+	for _, other := range l.members {
+		if other.until.After(time.Now()) {
+			alive = append(alive, other.Member)
 		}
 	}
 	return alive, nil
@@ -187,11 +192,19 @@ type instance struct {
 
 const ttl = time.Second
 
+var eight = map[string][]string{"eight": {"0", "1", "2", "3", "4", "5", "6", "7"}}
+
 func run(t *testing.T, leases driver.Leases, holder string) *instance {
 	t.Helper()
-	i := &instance{busy: make(map[string]chan struct{})}
+	i, stop := start(leases, holder, eight)
+	t.Cleanup(stop)
+	return i
+}
+
+func start(leases driver.Leases, holder string, parts map[string][]string) (i *instance, stop func()) {
+	i = &instance{busy: make(map[string]chan struct{})}
 	i.Share = New(Options{
-		Leases: leases, Group: "group", Holder: holder, Names: []string{"0", "1", "2", "3", "4", "5", "6", "7"}, TTL: ttl,
+		Leases: leases, Group: "group", Holder: holder, Names: parts, TTL: ttl,
 		Adopt: func(context.Context, []driver.Lease) error {
 			i.mu.Lock()
 			begin := i.begin
@@ -225,8 +238,7 @@ func run(t *testing.T, leases driver.Leases, holder string) *instance {
 	var loops sync.WaitGroup
 	loops.Go(func() { i.Divide(ctx) })
 	loops.Go(func() { i.Renew(ctx) })
-	t.Cleanup(func() { cancel(); loops.Wait() })
-	return i
+	return i, func() { cancel(); loops.Wait() }
 }
 
 func names(leases []driver.Lease) (names []string) {

@@ -218,7 +218,7 @@ func renamedAlive[TX any](t *testing.T, s Administered[TX], noLog bool) {
 		t.Skip("nobody is alive where there is no log")
 	}
 	fill(t, s, "x.old", noLog)
-	if _, err := s.Join(t.Context(), "subscription:x.old", "me", time.Minute); err != nil {
+	if _, err := s.Join(t.Context(), "subscription:x.old", driver.Member{Holder: "me"}, time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Rename(t.Context(), "x.old", driver.Subscription{Name: "x.new"}); !errors.Is(err, driver.ErrInUse) {

@@ -3,6 +3,7 @@ package storetest
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,6 +21,16 @@ func leases(t *testing.T, l driver.Leases, holder string, limit int, ttl time.Du
 		t.Fatalf("%d leases, the limit is %d", len(got), limit)
 	}
 	return got
+}
+
+// joined are those alive when a member has joined, of "group" unless it is said.
+func joined(t *testing.T, l driver.Leases, ttl time.Duration, m driver.Member, group ...string) []driver.Member {
+	t.Helper()
+	alive, err := l.Join(t.Context(), append(group, "group")[0], m, ttl)
+	if err != nil {
+		t.Fatalf("Join: %v", err)
+	}
+	return alive
 }
 
 // Leases holds a store to [driver.Leases]. Two calls of open within one test give
@@ -86,8 +97,8 @@ func Leases(t *testing.T, open func(t *testing.T) driver.Leases) {
 		"members": func(t *testing.T, one, two driver.Leases) {
 			join := func(l driver.Leases, holder string, ttl time.Duration, want int) {
 				t.Helper()
-				if alive, err := l.Join(t.Context(), "group", holder, ttl); err != nil || alive != want {
-					t.Errorf("%d alive after %s joined, want %d: %v", alive, holder, want, err)
+				if alive := joined(t, l, ttl, driver.Member{Holder: holder, Parts: map[string]int{"slots": 2}}); len(alive) != want {
+					t.Errorf("alive after %s joined: %v, want %d", holder, alive, want)
 				}
 			}
 			join(one, "a", time.Minute, 1)
@@ -103,12 +114,29 @@ func Leases(t *testing.T, open func(t *testing.T) driver.Leases) {
 			}
 			join(two, "c", leaseTime, 2)
 			eventually(t, "one that died is not alive", func() bool {
-				alive, err := one.Join(t.Context(), "group", "a", time.Minute)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return alive == 1
+				return len(joined(t, one, time.Minute, driver.Member{Holder: "a"})) == 1
 			})
+		},
+		"members say what they know": func(t *testing.T, one, two driver.Leases) {
+			a := driver.Member{Holder: "a", Parts: map[string]int{"x.y": 8}}
+			b := driver.Member{Holder: "b", Parts: map[string]int{"x.y": 8, "it's \"z\" {ü}": 1024}}
+			all := func(l driver.Leases, m driver.Member, want ...driver.Member) {
+				t.Helper()
+				alive := joined(t, l, time.Minute, m)
+				slices.SortFunc(alive, func(a, b driver.Member) int { return strings.Compare(a.Holder, b.Holder) })
+				if fmt.Sprint(alive) != fmt.Sprint(want) {
+					t.Errorf("alive: %v, want %v", alive, want)
+				}
+			}
+			all(one, a, a)
+			all(two, b, a, b)
+			less := driver.Member{Holder: "b", Parts: map[string]int{"x.y": 8}}
+			all(two, less, a, less) // the same holder, and it knows less
+			all(one, b, a, b)       // and more
+			all(two, driver.Member{Holder: "c"}, a, b, driver.Member{Holder: "c"})
+			if other := joined(t, one, time.Minute, a, "another group"); len(other) != 1 {
+				t.Errorf("alive in another group: %v", other)
+			}
 		},
 		"many at once": func(t *testing.T, one, two driver.Leases) {
 			names := make([]string, 32)

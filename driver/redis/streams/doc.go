@@ -24,8 +24,9 @@
 // scripts that refuse an old epoch, so an instance that was paused cannot take
 // entries from the one that followed it, nor settle for it. The owner reads what
 // its predecessor left unfinished first, then what is new. The instances that are
-// alive are in the sorted set subscriptions:GROUP:members; each has its share of
-// the shards, rounded up, and one without a shard stands by.
+// alive are in the sorted set subscriptions:GROUP:members, each with the channels
+// that it knows; the shards of a channel are divided evenly among those, and one
+// without a shard stands by.
 //
 // An entry has the metadata as fields, the event in the field body, and the
 // aggregate id in the field aggregateId. What every known group has finished is

@@ -2,9 +2,11 @@ package streams
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,9 +31,24 @@ type leases struct {
 var _ driver.Leases = (*leases)(nil)
 
 // Join implements [driver.Leases].
-func (l *leases) Join(ctx context.Context, _, holder string, ttl time.Duration) (int, error) {
-	alive, err := join.Exec(ctx, l.client, []string{l.members}, []string{holder, number(ttl.Milliseconds())}).AsInt64()
-	return int(alive), err
+func (l *leases) Join(ctx context.Context, _ string, member driver.Member, ttl time.Duration) (alive []driver.Member, err error) {
+	knows, err := json.Marshal(member.Parts)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := join.Exec(ctx, l.client, []string{l.members}, []string{member.Holder, number(ttl.Milliseconds()), string(knows)}).AsStrSlice()
+	if err != nil {
+		return nil, err
+	}
+	for _, entry := range entries {
+		var m driver.Member
+		m.Holder, entry, _ = strings.Cut(entry, " ")
+		if json.Unmarshal([]byte(entry), &m.Parts) != nil {
+			m.Parts = nil // written by another library: it is not waited for
+		}
+		alive = append(alive, m)
+	}
+	return alive, nil
 }
 
 // Leave implements [driver.Leases].
@@ -43,7 +60,7 @@ func (l *leases) Leave(ctx context.Context, group, holder string) error {
 	}
 	l.mu.Unlock()
 	err := l.Release(ctx, group, holder, names)
-	return errors.Join(err, l.client.Do(ctx, l.client.B().Zrem().Key(l.members).Member(holder).Build()).Error())
+	return errors.Join(err, leave.Exec(ctx, l.client, []string{l.members}, []string{holder}).Error())
 }
 
 // Acquire implements [driver.Leases]. Instances begin at different places, so

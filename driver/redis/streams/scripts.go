@@ -93,15 +93,31 @@ end
 return {added, ''}
 `)
 
-// join says that a holder is alive and counts who is.
+// join says that a holder is alive and what it knows, and returns all who are. An
+// entry is the holder, a space, and what it knows; a holder has one.
 //
-//	KEYS 1 members    ARGV 1 holder, 2 ttl in ms
+//	KEYS 1 members    ARGV 1 holder, 2 ttl in ms, 3 what it knows
 var join = newScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local holder = ARGV[1] .. ' '
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), ARGV[1])
-return redis.call('ZCARD', KEYS[1])
+for _, other in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if string.sub(other, 1, #holder) == holder and other ~= holder .. ARGV[3] then redis.call('ZREM', KEYS[1], other) end
+end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[2]), holder .. ARGV[3])
+return redis.call('ZRANGE', KEYS[1], 0, -1)
+`)
+
+// leave takes a holder out.
+//
+//	KEYS 1 members    ARGV 1 holder
+var leave = newScript(`
+local holder = ARGV[1] .. ' '
+for _, other in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  if string.sub(other, 1, #holder) == holder then redis.call('ZREM', KEYS[1], other) end
+end
+return 1
 `)
 
 // script is a Lua script with the name that Redis has for it.

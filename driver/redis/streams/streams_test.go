@@ -69,10 +69,14 @@ func publish(t testing.TB, d *Driver, bodies ...string) {
 	}
 }
 
-// takeAway ends a lease as if its owner had been too slow, and gives it to nobody.
+// takeAway ends a lease and the life of its owner, as if that had been too slow, and
+// gives it to nobody.
 func takeAway(t testing.TB, client rueidis.Client, d *Driver, name string) {
 	t.Helper()
 	if err := client.Do(t.Context(), client.B().Hset().Key(ownerKey(d.stream("a.b.c", 0), name)).FieldValue().FieldValue("until", "0").Build()).Error(); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.Do(t.Context(), client.B().Del().Key(d.membersKey(name)).Build()).Error(); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -38,6 +38,7 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driv
 		wake: make(chan struct{}, 1), drained: make(chan struct{}),
 	}
 	var streams []string
+	shards := make(map[string][]string) // by channel
 	var errs []error
 	for _, channel := range s.Channels {
 		if err := d.prepare(ctx, channel); err != nil {
@@ -48,6 +49,7 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driv
 			stream := d.stream(channel, n)
 			c.channels[stream] = channel
 			streams = append(streams, stream)
+			shards[channel] = append(shards[channel], stream)
 		}
 	}
 	if errs != nil {
@@ -62,7 +64,7 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driv
 		held: make(map[string]int64), seen: make(map[string]int64), settled: make(map[string]string),
 	}
 	c.share = share.New(share.Options{
-		Leases: c.leases, Group: s.Name, Holder: d.holder, Names: streams, TTL: d.options.LeaseTime,
+		Leases: c.leases, Group: s.Name, Holder: d.holder, Names: shards, TTL: d.options.LeaseTime,
 		Adopt: c.adopt, Drain: c.drain, GiveUp: c.giveUp, Lost: c.lost, Joined: sink.Joined, Failed: c.outage.Failed,
 	})
 	d.mu.Lock()

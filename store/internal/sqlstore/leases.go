@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,15 +12,28 @@ import (
 )
 
 // Join implements [driver.Leases].
-func (b *base) Join(ctx context.Context, group, holder string, ttl time.Duration) (alive int, err error) {
+func (b *base) Join(ctx context.Context, group string, member driver.Member, ttl time.Duration) (alive []driver.Member, err error) {
 	run := b.pool()
 	if err := b.ready(ctx, run); err != nil {
-		return 0, err
+		return nil, err
 	}
-	_, err = b.write(ctx, "INSERT INTO {members} (group_name, holder, until_at) VALUES ($1, $2, {now} + "+b.integer("$3")+") "+
-		b.dialect.Upsert("group_name, holder")+" until_at = "+b.dialect.New("until_at"), group, holder, microseconds(ttl))
+	parts, err := json.Marshal(member.Parts)
+	if err != nil {
+		return nil, b.fail(err, "join %s", group)
+	}
+	_, err = b.write(ctx, "INSERT INTO {members} (group_name, holder, until_at, parts) VALUES ($1, $2, {now} + "+b.integer("$3")+", $4) "+
+		b.dialect.Upsert("group_name, holder")+" until_at = "+b.dialect.New("until_at")+", parts = "+b.dialect.New("parts"), group, member.Holder, microseconds(ttl), string(parts))
 	if err == nil {
-		_, err = run.One(ctx, "SELECT count(*) FROM {members} WHERE group_name = $1 AND until_at > {now}", []any{group}, &alive)
+		err = run.Each(ctx, "SELECT holder, coalesce(parts, '') FROM {members} WHERE group_name = $1 AND until_at > {now}", []any{group}, func(rows Rows) error {
+			var m driver.Member
+			var parts string
+			err := rows.Scan(&m.Holder, &parts)
+			if json.Unmarshal([]byte(parts), &m.Parts) != nil {
+				m.Parts = nil // written by another library: it is not waited for
+			}
+			alive = append(alive, m)
+			return err
+		})
 	}
 	return alive, b.fail(err, "join %s", group)
 }

@@ -1,0 +1,2 @@
+-- What an instance knows, as JSON: of each kind of leases how many there are. Nothing where the library before wrote the row.
+ALTER TABLE tidings_members ADD COLUMN parts MEDIUMTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
