@@ -55,8 +55,13 @@ ledger: ## Kill processes at named points, thirty times each, and write what the
 	scripts/faults ledger $(FLAGS)
 
 .PHONY: faults
-faults: ## Put every driver through every fault and write what the ledger counts into docs/guarantees.md
+faults: ## Put every driver through every fault, silence too, and write what the ledger counts into docs/guarantees.md
 	scripts/faults all $(FLAGS)
+	scripts/faults silence
+
+.PHONY: silence
+silence: ## Let every broker and database fall silent, and write what was measured into docs/guarantees.md
+	scripts/faults silence $(FLAGS)
 
 .PHONY: compare
 compare: ## Do the same work with Watermill on one PostgreSQL, side by side

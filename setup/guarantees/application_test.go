@@ -30,17 +30,18 @@ type executor func(ctx context.Context, statement string, arguments ...any) erro
 // application is the database of one application, with a row for each event that
 // it decided on and one for each effect of a handler.
 type application[TX any] struct {
-	store interface {
-		outbox.Store[TX]
-		inbox.Store[TX]
-		Migrate(ctx context.Context) error
-		Log() outbox.Log
-		Lanes() driver.LaneStore
-	}
+	store applicationStore[TX]
 	begin func(ctx context.Context) (tx TX, commit, rollback func(context.Context) error, err error)
 	in    func(tx TX) executor
 	query func(ctx context.Context, statement string, scan func(row func(...any) error) error) error
 	close func()
+}
+
+type applicationStore[TX any] interface {
+	outbox.Store[TX]
+	inbox.Store[TX]
+	Migrate(ctx context.Context) error
+	Lanes() driver.LaneStore
 }
 
 const (
@@ -195,7 +196,11 @@ func onFile(_ context.Context, place faults.Place) (*application[*sql.Tx], error
 	if err != nil {
 		return nil, err
 	}
-	db := store.DB()
+	return onSQL(store.DB(), store), nil
+}
+
+// onSQL is an application over database/sql.
+func onSQL(db *sql.DB, store applicationStore[*sql.Tx]) *application[*sql.Tx] {
 	return &application[*sql.Tx]{
 		store: store,
 		begin: func(ctx context.Context) (*sql.Tx, func(context.Context) error, func(context.Context) error, error) {
@@ -225,7 +230,7 @@ func onFile(_ context.Context, place faults.Place) (*application[*sql.Tx], error
 			return rows.Err()
 		},
 		close: func() { _ = db.Close() },
-	}, nil
+	}
 }
 
 var places atomic.Int64

@@ -92,15 +92,17 @@ var onSQS = brokerWorld(faults.World{
 	Name: "sqs (FIFO, ElasticMQ)", Session: sessionTimeout, Unnoticed: true,
 	Not:      map[string]string{"subscription added under load": "a queue has no history and no fan-out; topics have, and ElasticMQ has no topics"},
 	NoServer: "ElasticMQ keeps its queues in memory, and nobody can kill SQS",
-}, func(place faults.Place) (driver.Driver, error) {
+}, newQueues, func(t testing.TB, place *faults.Place) {
+	place.Broker = drivertest.Server(t, "TIDINGS_ELASTICMQ_URL")
+	removeAfter(t, *place, removeQueues)
+})
+
+func newQueues(place faults.Place) (driver.Driver, error) {
 	return sqs.New(sqs.Options{
 		Client: sqsClient(through(place.Broker, place.BrokerLine)), Namespace: strings.ReplaceAll(place.Namespace, "_", "-"), FIFO: true,
 		VisibilityTimeout: sessionTimeout, PollWait: time.Second,
 	})
-}, func(t testing.TB, place *faults.Place) {
-	place.Broker = drivertest.Server(t, "TIDINGS_ELASTICMQ_URL")
-	removeAfter(t, *place, removeQueues)
-})
+}
 
 func sqsClient(url string) *awssqs.Client {
 	return awssqs.New(awssqs.Options{

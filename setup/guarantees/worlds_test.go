@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,10 +30,12 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	faults.Main(append(worlds(), outboxWorld)...)
+	faults.Main(slices.Concat(worlds(), []faults.World{outboxWorld}, silentWorlds())...)
 	flag.Parse()
 	os.Exit(run(m))
 }
+
+var atOnce = flag.Int("at-once", 16, "trials that run beside each other")
 
 func run(m *testing.M) int {
 	if raceDetector {
@@ -47,7 +51,7 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
-	if err := flag.Set("test.parallel", "16"); err != nil { // the tests wait for other processes and do little else
+	if err := flag.Set("test.parallel", strconv.Itoa(*atOnce)); err != nil { // the tests wait for other processes and do little else
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -146,7 +150,11 @@ func databaseParts[TX any](ctx context.Context, name string, place faults.Place,
 	if err != nil {
 		return nil, err
 	}
-	d, err := sqldb.New(sqldb.Options{Name: name, Log: trap.Log(a.store.Log(), a.store.Status), LeaseTime: leaseTime, PollInterval: 100 * time.Millisecond})
+	log, ok := a.store.(interface{ Log() outbox.Log })
+	if !ok {
+		return nil, fmt.Errorf("a %T has no log", a.store)
+	}
+	d, err := sqldb.New(sqldb.Options{Name: name, Log: trap.Log(log.Log(), a.store.Status), LeaseTime: leaseTime, PollInterval: 100 * time.Millisecond})
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +188,7 @@ func effectsOf[TX any](open func(context.Context, faults.Place) (*application[TX
 // outboxWorld: publishers commit into PostgreSQL, relays send to Kafka, handlers
 // write into PostgreSQL in the transaction of the inbox.
 var outboxWorld = faults.World{
-	Name: "postgres, kafka, postgres",
+	Name: "postgres, kafka, postgres", Session: sessionTimeout,
 	Enter: func(ctx context.Context, place faults.Place, trap *faults.Trap) (*faults.Parts, error) {
 		a, err := onPostgres(ctx, place)
 		if err != nil {

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,43 @@ func (p *process) both(ctx context.Context) error {
 	return <-done
 }
 
+// instance is a service as teams deploy it: it handles, it relays where there is an
+// outbox, and it tells its health to whoever asks, which is the journal.
+func (p *process) instance(ctx context.Context) error {
+	b, err := p.subscribed()
+	if err == nil && p.parts.Queue != nil {
+		err = p.addRelay(b)
+	}
+	if err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	joined := make(chan error, 1)
+	go func() { joined <- b.Ready(ctx) }()
+	look := time.NewTicker(healthPause)
+	defer look.Stop()
+	for ready := false; ; {
+		select {
+		case err = <-done:
+			p.journal.write(entry{word: wordUnready})
+			return err
+		case err := <-joined:
+			if err == nil {
+				p.journal.write(entry{word: wordReady})
+			}
+		case <-look.C:
+			if now := b.Health().Ready; now != ready {
+				ready = now
+				p.journal.write(entry{word: map[bool]string{true: wordHealthy, false: wordUnready}[now]})
+			}
+		}
+	}
+}
+
+// healthPause is how often an instance looks at its health.
+const healthPause = 50 * time.Millisecond
+
 func (p *process) subscribed() (*tidings.Bus, error) {
 	d := p.parts.Driver
 	if _, direct := d.(driver.Direct); !direct {
@@ -51,6 +89,7 @@ func (p *process) subscribed() (*tidings.Bus, error) {
 	if d.Features().History {
 		options.StartAt = tidings.StartBeginning
 	}
+	options.Timeout = cmp.Or(p.Timeout, options.Timeout)
 	if p.MaxCrashes > 0 {
 		options.MaxCrashes = p.MaxCrashes
 	}

@@ -17,6 +17,7 @@ const (
 	wordStored       = "stored"       // and has a nil for it
 	wordSent         = "sent"         // a relay is about to send
 	wordMarked       = "marked"       // and has taken the row out
+	wordBegun        = "begun"        // a process has begun
 	wordReady        = "ready"        // a consumer has joined
 	wordReceived     = "received"     // its driver has delivered; the reason is the source
 	wordSettled      = "settled"      // and knows that it is finished
@@ -28,6 +29,9 @@ const (
 	wordDiscarded    = "discarded"    //
 	wordStoreFailed  = "store-failed" //
 	wordGuard        = "guard"        // the outage guard closed
+	wordHealthy      = "healthy"      // Health says ready
+	wordUnready      = "unready"      // and does not, any more
+	wordHalted       = "halted"       // it stands still at a named point
 	wordFault        = "fault"        // a fault hits this process now; the reason is the source that it has lost, or empty for all
 	wordDied         = "died"         // the trial: the process is gone
 )

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,7 @@ const (
 	Consumer  = "consumer"
 	Relay     = "relay"
 	Both      = "publisher and consumer" // in one process
+	Instance  = "instance"               // a consumer and, where there is an outbox, a relay; it tells its health
 )
 
 // Order is what a process is told.
@@ -52,6 +54,11 @@ type Order struct {
 	Late bool
 	// MaxCrashes replaces the subscription's.
 	MaxCrashes int
+	// Halt makes the process stand still for good at Point, instead of ending there.
+	Halt bool
+	// Timeout, Drain and Patience replace the handlers' timeout, the bus's drain
+	// timeout, and how long a publisher waits for an answer.
+	Timeout, Drain, Patience time.Duration
 
 	Folder  string
 	Process string
@@ -98,7 +105,8 @@ func obey(order Order, worlds []World) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	j.write(entry{word: wordBegun})
+	ctx, cancel := signal.NotifyContext(context.Background(), signalEnd)
 	defer cancel()
 	switches := &switches{}
 	go func() {
@@ -106,6 +114,12 @@ func obey(order Order, worlds []World) error {
 		cancel()
 	}()
 	trap := &Trap{Point: order.Point, Count: order.Count}
+	if order.Halt {
+		trap.halt = func() {
+			j.write(entry{word: wordHalted})
+			select {} // until somebody kills it
+		}
+	}
 	parts, err := worlds[n].Enter(ctx, order.Place, trap)
 	if err != nil {
 		return err
@@ -120,6 +134,8 @@ func obey(order Order, worlds []World) error {
 		err = p.both(ctx)
 	case Relay:
 		err = p.relay(ctx)
+	case Instance:
+		err = p.instance(ctx)
 	default:
 		err = fmt.Errorf("faults: role %q", order.Role)
 	}
@@ -189,12 +205,22 @@ func (p *process) bus(d driver.Driver, observers ...tidings.Observer) *tidings.B
 	options := p.parts.Options
 	options.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	options.Observers = observers
+	options.DrainTimeout = cmp.Or(p.Drain, options.DrainTimeout)
 	return tidings.New(d, &options)
 }
 
 // relay sends what the outbox holds.
 func (p *process) relay(ctx context.Context) error {
 	b := p.bus(p.parts.Driver)
+	if err := p.addRelay(b); err != nil {
+		return err
+	}
+	p.journal.write(entry{word: wordReady})
+	return b.Run(ctx)
+}
+
+// addRelay gives a bus the relay of the outbox.
+func (p *process) addRelay(b *tidings.Bus) error {
 	forward := func(ctx context.Context, messages []driver.Message) error {
 		sending := make([]entry, len(messages))
 		for n, m := range messages {
@@ -209,11 +235,7 @@ func (p *process) relay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.Add(r); err != nil {
-		return err
-	}
-	p.journal.write(entry{word: wordReady})
-	return b.Run(ctx)
+	return b.Add(r)
 }
 
 type markedQueue struct {

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func (p *process) resume(ctx context.Context) (next map[string]int, again []tidi
 	if p.parts.Committed != nil {
 		var steps []Step
 		for { // the database may be what has failed
-			if steps, err = p.parts.Committed(ctx); err == nil {
+			if steps, err = p.committed(ctx); err == nil {
 				break
 			}
 			if pause(ctx, retryPause); ctx.Err() != nil {
@@ -127,7 +128,7 @@ func (p *process) put(ctx context.Context, b *tidings.Bus, events []tidings.Doma
 	for {
 		p.tell(wordTry, events)
 		// A publisher is stopped between two calls, not in one.
-		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(p.Patience, 10*time.Second))
 		var err error
 		if p.parts.Commit != nil {
 			err = p.parts.Commit(limited, b, events, func() { p.trap.At(BeforeCommit) })
@@ -166,10 +167,10 @@ func (p *process) put(ctx context.Context, b *tidings.Bus, events []tidings.Doma
 		} else if p.parts.Commit != nil {
 			// Whether the transaction was committed is asked of the database, as an
 			// application would.
-			steps, asked := p.parts.Committed(context.WithoutCancel(ctx))
+			steps, asked := p.committed(ctx)
 			for asked != nil && ctx.Err() == nil {
 				pause(ctx, retryPause)
-				steps, asked = p.parts.Committed(context.WithoutCancel(ctx))
+				steps, asked = p.committed(ctx)
 			}
 			if asked == nil && slices.ContainsFunc(steps, func(s Step) bool { return s.ID == events[0].ID() }) {
 				p.tell(wordStored, events)
@@ -180,6 +181,14 @@ func (p *process) put(ctx context.Context, b *tidings.Bus, events []tidings.Doma
 			return false
 		}
 	}
+}
+
+// committed asks the database, which may not answer: an application gives up and
+// asks again.
+func (p *process) committed(ctx context.Context) ([]Step, error) {
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), cmp.Or(p.Patience, 10*time.Second))
+	defer cancel()
+	return p.parts.Committed(limited)
 }
 
 func (p *process) tell(word string, events []tidings.DomainEvent) {

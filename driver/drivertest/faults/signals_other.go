@@ -9,4 +9,5 @@ const (
 	signalStop     = syscall.Signal(19)
 	signalContinue = syscall.Signal(18)
 	signalDump     = syscall.Signal(3)
+	signalEnd      = syscall.SIGTERM
 )

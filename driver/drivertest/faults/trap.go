@@ -33,6 +33,8 @@ type Trap struct {
 	Point Point
 	Count int
 
+	halt func() // instead of the end; it does not return
+
 	mu    sync.Mutex
 	times int
 }
@@ -46,6 +48,9 @@ func (t *Trap) At(point Point) {
 	if t.times++; t.times < t.Count {
 		t.mu.Unlock()
 		return
+	}
+	if t.halt != nil {
+		t.halt()
 	}
 	die()
 }
