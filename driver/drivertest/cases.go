@@ -101,6 +101,18 @@ var cases = []conformance{
 	{"newer version flows", "what was too new is handled, in order, when an instance with the newer handler comes",
 		[]need{durable, groups}, newerVersionFlows},
 
+	// What releases differ in.
+	{"declarations", "what releases declare is a union, which every process sees at once, and only forgetting a type takes away",
+		[]need{declaring}, declarationsAreAUnion},
+	{"declarations at the same time", "of what many processes declare at the same time nothing is lost, and what was declared before a read began is in its answer",
+		[]need{declaring}, declarationsAtTheSameTime},
+	{"declarations follow a renaming", "a renamed subscription takes its record along once, and a type that was forgotten since does not come back",
+		[]need{declaring, renaming}, declarationsFollowARenaming},
+	{"a type is left for its release", "while two releases run, the one that lacks a type passes no event of it: all are handled, in order",
+		[]need{declaring, ordered, groups}, aTypeIsLeftForItsRelease},
+	{"a type is kept through a rollback", "what only a later release handles is held while an older one runs, with what is behind it, until the later one is back or the type is forgotten or ignored",
+		[]need{declaring, ordered}, aTypeIsKeptThroughARollback},
+
 	// What survives.
 	{"drain", "when Run's context ends, running handlers finish with a live context and nothing becomes a dead letter",
 		nil, drain},

@@ -127,6 +127,8 @@ var (
 	history   = need{"History", func(s *scene) bool { return s.features.History }}
 	noHistory = need{"not History", func(s *scene) bool { return !s.features.History }}
 	wire      = need{"bodies of bytes (not Values)", func(s *scene) bool { return !s.features.Values }}
+	declaring = need{"Declarations", func(s *scene) bool { return s.declaring }}
+	renaming  = need{"Renamer", func(s *scene) bool { return s.renaming }}
 	outages   = need{"Broker.Interrupt", func(s *scene) bool { return s.broker.Interrupt != nil }}
 )
 

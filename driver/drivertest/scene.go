@@ -21,6 +21,8 @@ type scene struct {
 	features driver.Features
 	name     string // of the driver
 
+	declaring, renaming bool // what the driver implements besides
+
 	spareOnce sync.Once
 	spare     driver.Driver // to put raw messages with
 }
@@ -30,6 +32,8 @@ func newScene(t *testing.T, harness Harness) *scene {
 	s := &scene{T: t, harness: harness, broker: harness.NewBroker(t)}
 	d := s.open()
 	s.features, s.name = d.Features(), d.Name()
+	_, s.declaring = d.(driver.Declarations)
+	_, s.renaming = d.(driver.Renamer)
 	s.close(d)
 	return s
 }

@@ -29,6 +29,8 @@ type Driver struct {
 	topics   topics
 	features driver.Features
 
+	declarations declarationReader
+
 	mu         sync.Mutex
 	closed     bool
 	publishing sync.WaitGroup
@@ -55,6 +57,7 @@ func New(options Options) (*Driver, error) {
 	o := options.withDefaults()
 	d := &Driver{options: o, subscribed: make(map[string]*consumer)}
 	d.topics.known = make(map[string]*topic)
+	d.declarations.turn = make(chan struct{}, 1)
 	d.features = driver.Features{
 		Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true, Sources: true,
 		MaxSize:           o.MaxMessageBytes,

@@ -69,7 +69,7 @@ type topicNeed struct {
 }
 
 // topicsOf are the topics of a topology: those of channels, then those of dead
-// letters.
+// letters, then the one of what subscriptions handle.
 func (d *Driver) topicsOf(topology driver.Topology) (needs []topicNeed) {
 	at := make(map[string]int)
 	need := func(channel string) *topicNeed {
@@ -94,6 +94,9 @@ func (d *Driver) topicsOf(topology driver.Topology) (needs []topicNeed) {
 			needs = append(needs, topicNeed{name: d.DeadLetterName(channel, s.Name), kind: deadTopic, of: s.Name})
 		}
 	}
+	if len(topology.Subscriptions) > 0 {
+		needs = append(needs, topicNeed{name: d.DeclarationsName(), kind: declarationTopic, read: true})
+	}
 	return needs
 }
 
@@ -111,6 +114,9 @@ func missingTopic(t topicNeed) driver.Finding {
 	}
 	if t.kind == deadTopic {
 		f.Why = "an event that subscription " + t.of + " gives up on has nowhere to go and holds its aggregate"
+	}
+	if t.kind == declarationTopic {
+		f.Why = "what the releases of subscriptions handle cannot be recorded, and none starts"
 	}
 	return f
 }
@@ -179,6 +185,16 @@ func (d *Driver) inspectTopic(t topicNeed, detail kadm.TopicDetail, configs map[
 	}
 	if configs["unclean.leader.election.enable"] == "true" {
 		find(driver.Weak, "unclean-election", "unclean.leader.election.enable is true", "a replica that was behind may lead, and confirmed messages are gone", "set it to false")
+	}
+	if t.kind == declarationTopic {
+		if policy, known := configs["cleanup.policy"]; known && policy != "compact" {
+			find(driver.Broken, "declarations-expire", "cleanup.policy is "+policy, "what releases handle is deleted, and events of a type that only another release knows are finished unseen",
+				fmt.Sprintf("kafka-configs.sh --alter --topic %s --add-config cleanup.policy=compact", t.name))
+		}
+		if n := len(detail.Partitions); n != 1 {
+			find(driver.Broken, "declarations-partitions", fmt.Sprintf("it has %d partitions, not 1", n), "one partition of it is read, and what lies in another is not seen", "delete it while no instance runs, then run `tidings provision`")
+		}
+		return findings
 	}
 	if strings.Contains(configs["cleanup.policy"], "compact") {
 		find(driver.Broken, "compaction", "cleanup.policy is "+configs["cleanup.policy"], "the key is the aggregate id: compaction deletes every event of an aggregate but the last", "set it to delete")

@@ -48,15 +48,15 @@ func TestRealInspectTopics(t *testing.T) {
 	d, _ := onReal(t)
 	topology := declared("x.y", "a.b.c")
 	topic := d.BrokerName("a.b.c")
-	want := []string{"broken topic " + topic, "broken topic " + topic + ".x.y.dead"}
+	want := []string{"broken topic " + topic, "broken topic " + topic + ".x.y.dead", "broken topic " + d.DeclarationsName()}
 	if got := found(t, d, topology, "kafka-topic-missing"); !slices.Equal(got, want) {
 		t.Errorf("missing: %v", got)
 	}
 	resources, err := d.Provision(t.Context(), topology, true)
-	if err != nil || len(resources) != 2 || resources[0].State != driver.ResourceMissing || resources[0].Detail == "" {
+	if err != nil || len(resources) != 3 || resources[0].State != driver.ResourceMissing || resources[0].Detail == "" {
 		t.Errorf("dry: %+v, %v", resources, err)
 	}
-	if got := found(t, d, topology, "kafka-topic-missing"); len(got) != 2 {
+	if got := found(t, d, topology, "kafka-topic-missing"); len(got) != 3 {
 		t.Errorf("a dry run made something: %v", got)
 	}
 	if resources, err = d.Provision(t.Context(), topology, false); err != nil || resources[1].State != driver.ResourceMade {
@@ -70,7 +70,7 @@ func TestRealInspectTopics(t *testing.T) {
 	}
 	// One node: what it makes can be lost with it.
 	for _, check := range []string{"kafka-min-isr", "kafka-replication-factor"} {
-		if got := found(t, d, topology, check); len(got) != 2 || got[0] != "weak topic "+topic {
+		if got := found(t, d, topology, check); len(got) != 3 || got[0] != "weak topic "+topic {
 			t.Errorf("%s: %v", check, got)
 		}
 	}
@@ -241,6 +241,10 @@ func TestSecureGrants(t *testing.T) {
 		findings, err := stranger.Inspect(t.Context(), topology, driver.InspectOptions{})
 		return err == nil && !slices.ContainsFunc(findings, func(f driver.Finding) bool { return f.Severity == driver.Broken })
 	})
+	handled := []driver.Declaration{{Channel: "a.b.c", Type: "a.b.c"}}
+	if all, err := stranger.Declare(t.Context(), "x.y", handled); err != nil || !slices.Equal(all, handled) {
+		t.Errorf("declared %v, %v", all, err)
+	}
 	s := drivertest.NewSink()
 	r := drivertest.Start(t, stranger, subscription("x.y", "a.b.c"), s)
 	publish(t, stranger, message("a.b.c", "k", "1"))

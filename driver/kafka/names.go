@@ -18,8 +18,8 @@ var (
 )
 
 // StoredSubscriptions implements [driver.Keeper]: the consumer groups that read
-// topics of this namespace, and the topics of dead letters that have any. Dead
-// letters are counted as records of their topics.
+// topics of this namespace, the topics of dead letters that have any, and what has
+// declared what it handles. Dead letters are counted as records of their topics.
 func (d *Driver) StoredSubscriptions(ctx context.Context, options driver.StoredOptions) ([]driver.StoredSubscription, error) {
 	if !d.enter() {
 		return nil, errClosed
@@ -58,7 +58,26 @@ func (d *Driver) stored(ctx context.Context, options driver.StoredOptions) (all 
 		}
 	}
 	dead, err := d.deadTopics(ctx, options)
-	return driver.MergeStored(all, dead), lost, err
+	if err != nil {
+		return nil, nil, err
+	}
+	declared, err := d.declaredNames(ctx, options)
+	return driver.MergeStored(all, dead, declared), lost, err
+}
+
+// declaredNames are the subscriptions whose releases have declared what they handle.
+func (d *Driver) declaredNames(ctx context.Context, options driver.StoredOptions) (all []driver.StoredSubscription, err error) {
+	if there, err := d.recordExists(ctx); err != nil || !there {
+		return nil, err
+	}
+	err = d.readDeclarations(ctx, func(known map[string]map[driver.Declaration]bool) {
+		for _, name := range sortedNames(known) {
+			if types := len(known[name]); types > 0 && strings.HasPrefix(name, options.Prefix) {
+				all = append(all, driver.StoredSubscription{Name: name, Instances: -1, Lag: -1, Parked: -1, DeadLetters: -1, Keys: -1, Position: fmt.Sprintf("%d types declared", types)})
+			}
+		}
+	})
+	return all, err
 }
 
 // storedGroup is one group, unless it reads other topics than ours.
@@ -184,7 +203,7 @@ func (d *Driver) alive(ctx context.Context, group string) (int, error) {
 }
 
 // DeleteSubscription implements [driver.Keeper]: it deletes the group, with its
-// offsets, and the topics of its dead letters.
+// offsets, what it has declared, and the topics of its dead letters.
 func (d *Driver) DeleteSubscription(ctx context.Context, name string) (deleted []string, err error) {
 	if !d.enter() {
 		return nil, errClosed
@@ -211,6 +230,18 @@ func (d *Driver) DeleteSubscription(ctx context.Context, name string) (deleted [
 	default:
 		deleted = append(deleted, "group "+group)
 	}
+	if there, err := d.recordExists(ctx); err != nil {
+		return deleted, err
+	} else if there {
+		declared, err := d.declared(ctx, name)
+		if err == nil && len(declared) > 0 {
+			err = d.writeDeclarations(ctx, name, declared, false)
+			deleted = append(deleted, fmt.Sprintf("%d types of topic %s", len(declared), d.DeclarationsName()))
+		}
+		if err != nil {
+			return deleted, err
+		}
+	}
 	dead, err := d.deadNames(ctx)
 	if err != nil {
 		return deleted, err
@@ -231,13 +262,18 @@ func (d *Driver) DeleteSubscription(ctx context.Context, name string) (deleted [
 // Rename implements [driver.Renamer]: committed offsets of the former group, with
 // what is finished beyond them, are stored for the new one in the partitions
 // where it has none. The former group stays, so that a deployment that is taken
-// back goes on where it was; its dead letters stay in their topics. The number is
-// that of partitions.
+// back goes on where it was; its dead letters stay in their topics. What was declared
+// under the former name is declared for the new one. The number is that of partitions.
 func (d *Driver) Rename(ctx context.Context, former string, s driver.Subscription) (moved int64, err error) {
 	if !d.enter() {
 		return 0, errClosed
 	}
 	defer d.publishing.Done()
+	defer func() {
+		if err == nil {
+			err = d.renameDeclarations(ctx, former, s.Name, moved > 0)
+		}
+	}()
 	old, group := d.GroupName(former), d.GroupName(s.Name)
 	topics := make([]string, len(s.Channels))
 	for n, channel := range s.Channels {

@@ -12,7 +12,7 @@ import (
 var _ driver.Provisioner = (*Driver)(nil)
 
 // Provision implements [driver.Provisioner]: the topics of channels and of dead
-// letters, as Options says (Partitions, ReplicationFactor, Retention). Groups need
+// letters, and that of what subscriptions handle, as Options says (Partitions, ReplicationFactor, Retention). Groups need
 // not be made. Existing topics are left as they are: [Driver.Inspect] judges them.
 func (d *Driver) Provision(ctx context.Context, topology driver.Topology, dry bool) (resources []driver.Resource, err error) {
 	if !d.enter() {
@@ -46,7 +46,7 @@ func (d *Driver) Provision(ctx context.Context, topology driver.Topology, dry bo
 func (d *Driver) topicDetail(kind topicKind) string {
 	o := &d.options
 	partitions, replicas := o.Partitions, o.ReplicationFactor
-	if kind == deadTopic {
+	if kind != eventTopic {
 		partitions = 1
 	}
 	if replicas == 0 && !o.loopback() {
@@ -61,9 +61,12 @@ func (d *Driver) topicDetail(kind topicKind) string {
 	if replicas >= 3 {
 		parts = append(parts, "min.insync.replicas 2")
 	}
-	if kind == deadTopic {
+	switch {
+	case kind == deadTopic:
 		parts = append(parts, "kept for ever")
-	} else if o.Retention > 0 {
+	case kind == declarationTopic:
+		parts = append(parts, "cleanup.policy compact")
+	case o.Retention > 0:
 		parts = append(parts, "kept for "+o.Retention.String())
 	}
 	return strings.Join(parts, ", ")
@@ -88,7 +91,7 @@ func (d *Driver) Grants(topology driver.Topology, principal string) []driver.Gra
 		if t.read {
 			operations = append(operations, "Read")
 		}
-		if t.published || t.kind == deadTopic {
+		if t.published || t.kind != eventTopic {
 			operations = append(operations, "Write")
 		}
 		grant("--topic '"+t.name+"'", operations...)

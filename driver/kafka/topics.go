@@ -54,6 +54,7 @@ type topicKind int
 const (
 	eventTopic topicKind = iota
 	deadTopic
+	declarationTopic
 )
 
 // prepare makes sure that a topic exists, creates it where that is allowed, and
@@ -142,6 +143,10 @@ func (d *Driver) create(ctx context.Context, name string, kind topicKind) error 
 		partitions = 1
 		set("retention.ms", -1)
 		set("max.message.bytes", int64(max(need, brokerMessageBytes)+deadLetterRoom))
+	case declarationTopic:
+		partitions = 1
+		compact := "compact"
+		configs["cleanup.policy"] = &compact
 	default:
 		if o.Retention > 0 {
 			set("retention.ms", o.Retention.Milliseconds())
