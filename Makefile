@@ -4,12 +4,6 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := test
 
-TOOLS := .tmp/bin
-GOLANGCI_LINT_VERSION := v2.15.0
-GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
-GOVULNCHECK_VERSION := v1.9.0
-GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
-
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,11 +21,8 @@ test: ## Vet and test with the race detector, on real brokers where they can be 
 	scripts/test
 
 .PHONY: lint
-lint: $(GOLANGCI_LINT) ## Check formatting, go vet and the linters of .golangci.yml
-	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | while read -r file; do if [[ -e $$file ]]; then echo "$$file"; fi; done | xargs -r gofmt -l); \
-	if [[ -n $$unformatted ]]; then echo "gofmt has something to say about:"; echo "$$unformatted"; exit 1; fi
-	go vet ./...
-	$(GOLANGCI_LINT) run ./...
+lint: ## Check formatting, go vet, staticcheck and what else scripts/lint/checks.go lists
+	scripts/lint/run
 
 FUZZTIME ?= 60s
 .PHONY: fuzz
@@ -39,8 +30,8 @@ fuzz: ## Feed every decoder with hostile input, FUZZTIME (60s) each
 	scripts/fuzz $(FUZZTIME)
 
 .PHONY: vulnerabilities
-vulnerabilities: $(GOVULNCHECK) ## Ask the Go vulnerability database about what this is built of
-	scripts/vulnerabilities $(GOVULNCHECK)
+vulnerabilities: ## Ask the Go vulnerability database about what this is built of
+	scripts/vulnerabilities
 
 .PHONY: memory
 memory: ## Measure that memory stays bounded under what ought to fill it
@@ -94,14 +85,3 @@ brokers-down: ## End the brokers that were started here; their data stays
 .PHONY: brokers-status
 brokers-status: ## Show the brokers, one line each
 	scripts/brokers status
-
-# The version is in the name, so that a new one is installed when the line above changes.
-$(GOLANGCI_LINT):
-	@mkdir -p $(TOOLS)
-	GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
-	@mv $(TOOLS)/golangci-lint $@
-
-$(GOVULNCHECK):
-	@mkdir -p $(TOOLS)
-	GOBIN="$(CURDIR)/$(TOOLS)" go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
-	@mv $(TOOLS)/govulncheck $@
