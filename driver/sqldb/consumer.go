@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"sync"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
 	"github.com/tidings-go/tidings/internal/outage"
 	"github.com/tidings-go/tidings/internal/share"
 	"github.com/tidings-go/tidings/internal/window"
@@ -30,7 +32,7 @@ type consumer struct {
 	stop     context.CancelFunc
 	renewals sync.WaitGroup
 
-	committing sync.Mutex
+	committing chan struct{} // full while positions are stored
 
 	share *share.Share
 
@@ -75,6 +77,16 @@ type returned struct {
 	due time.Time
 }
 
+// What is asked of the database, each by itself.
+const (
+	reading   = "read"
+	positions = "positions"
+	leases    = "leases"
+)
+
+// stuck reports that nothing could be read for longer than the leases last.
+func (c *consumer) stuck() bool { return c.outage.Since(reading) > c.driver.options.LeaseTime }
+
 // outageAfter is how long the database may not answer before that is reported.
 const outageAfter = time.Second
 
@@ -87,13 +99,15 @@ func (d *Driver) Subscribe(ctx context.Context, subscription driver.Subscription
 	if subscription.StartAt.Mode == driver.StartUnset {
 		return nil, fmt.Errorf("sqldb: subscription %s: driver %s has history: say where a new subscription begins (StartAt)", subscription.Name, d.options.Name)
 	}
-	if _, err := d.options.Log.Begin(ctx, subscription.Name, subscription.StartAt); err != nil {
+	if _, err := calls.Within(ctx, publishTime, func(ctx context.Context) (bool, error) {
+		return d.options.Log.Begin(ctx, subscription.Name, subscription.StartAt)
+	}); err != nil {
 		return nil, fmt.Errorf("sqldb: subscription %s: %w", subscription.Name, err)
 	}
 	c := &consumer{
 		driver: d, subscription: subscription, sink: sink, outage: outage.New(sink, outageAfter, "the database does not answer"),
 		group: "subscription:" + subscription.Name, maxEvents: d.options.MaxEvents, maxBytes: d.options.MaxBytes,
-		wake: make(chan struct{}, 1), slots: make(map[int]*slot),
+		wake: make(chan struct{}, 1), committing: make(chan struct{}, 1), slots: make(map[int]*slot),
 	}
 	if subscription.MaxEvents > 0 {
 		c.maxEvents = min(subscription.MaxEvents, window.Most)
@@ -101,6 +115,7 @@ func (d *Driver) Subscribe(ctx context.Context, subscription driver.Subscription
 	if subscription.MaxBytes > 0 {
 		c.maxBytes = subscription.MaxBytes
 	}
+	c.outage.Patience(max(outageAfter, d.options.LeaseTime/2))
 	c.share = c.newShare()
 	return c, nil
 }
@@ -154,7 +169,6 @@ func (c *consumer) read(ctx context.Context) {
 			more, next, err := c.fetch(ctx)
 			if err != nil && ctx.Err() == nil {
 				failures++
-				c.outage.Failed(err)
 				wait = backoff(failures)
 				break
 			}
@@ -184,14 +198,22 @@ func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, er
 		}
 	}
 	next = min(next, c.commitLate(ctx, owned))
-	if len(from) == 0 {
+	if len(from) == 0 && !c.stuck() {
 		return false, next, nil
 	}
-	entries, err := c.driver.options.Log.Read(ctx, from, c.subscription.Channels, readBatch)
-	if err != nil {
-		return false, 0, fmt.Errorf("sqldb: subscription %s: read: %w", c.subscription.Name, err)
+	if len(from) == 0 { // it lost them all: is it well again?
+		from = []outbox.Place{{Position: math.MaxInt64}}
 	}
-	c.outage.Answered()
+	end := c.outage.Ask(reading)
+	entries, err := calls.Within(ctx, c.driver.options.LeaseTime, func(ctx context.Context) ([]outbox.Entry, error) {
+		return c.driver.options.Log.Read(ctx, from, c.subscription.Channels, readBatch)
+	})
+	if err != nil {
+		err = fmt.Errorf("sqldb: subscription %s: read: %w", c.subscription.Name, err)
+		end(c.driver.verdict(ctx, err))
+		return false, 0, err
+	}
+	end(nil)
 	for len(entries) > 0 {
 		n := 1
 		for n < len(entries) && entries[n].Slot == entries[0].Slot {
@@ -376,10 +398,18 @@ func (c *consumer) Settle(ctx context.Context, settlements []driver.Settlement) 
 	return c.commit(ctx, slots)
 }
 
-// commit stores the windows of slots that changed.
+// commit stores the windows of slots that changed. It takes no longer than the
+// leases last.
 func (c *consumer) commit(ctx context.Context, slots []*slot) error {
-	c.committing.Lock()
-	defer c.committing.Unlock()
+	whole := ctx
+	ctx, cancel := context.WithTimeout(whole, c.driver.options.LeaseTime)
+	defer cancel()
+	select {
+	case c.committing <- struct{}{}:
+		defer func() { <-c.committing }()
+	case <-ctx.Done():
+		return fmt.Errorf("sqldb: subscription %s: store positions: %w", c.subscription.Name, ctx.Err())
+	}
 	var leases []driver.Lease
 	var progress []outbox.Progress
 	var versions []int64
@@ -397,10 +427,16 @@ func (c *consumer) commit(ctx context.Context, slots []*slot) error {
 	if len(changed) == 0 {
 		return nil
 	}
-	refused, err := c.driver.options.Log.Commit(ctx, c.group, c.driver.holder, c.subscription.Name, leases, progress)
+	end := c.outage.Ask(positions)
+	refused, err := calls.Until(ctx, func(ctx context.Context) ([]driver.Lease, error) {
+		return c.driver.options.Log.Commit(ctx, c.group, c.driver.holder, c.subscription.Name, leases, progress)
+	})
 	if err != nil {
-		return fmt.Errorf("sqldb: subscription %s: store positions: %w", c.subscription.Name, err)
+		err = fmt.Errorf("sqldb: subscription %s: store positions: %w", c.subscription.Name, err)
+		end(c.driver.verdict(whole, err))
+		return err
 	}
+	end(nil)
 	for n, s := range changed {
 		s.mu.Lock()
 		s.committed = max(s.committed, versions[n])
@@ -426,8 +462,10 @@ func (c *consumer) commitLate(ctx context.Context, slots []*slot) (next time.Dur
 		}
 		s.mu.Unlock()
 	}
+	if next == time.Hour && len(late) == 0 {
+		c.outage.AnsweredAt(positions) // there is nothing left to be stored
+	}
 	if err := c.commit(ctx, late); err != nil && ctx.Err() == nil {
-		c.outage.Failed(err)
 		return lateCommit
 	}
 	return next
@@ -443,7 +481,7 @@ func (c *consumer) Close(ctx context.Context) error {
 	}
 	err := c.commit(ctx, c.owned())
 	stop()
-	c.renewals.Wait()
+	waiting := calls.Do(ctx, func(context.Context) error { c.renewals.Wait(); return nil })
 	c.outage.Close()
 	c.mu.Lock()
 	for _, s := range c.slots {
@@ -456,5 +494,5 @@ func (c *consumer) Close(ctx context.Context) error {
 	if leaving := c.share.Leave(ctx); leaving != nil {
 		err = errors.Join(err, fmt.Errorf("sqldb: subscription %s: %w", c.subscription.Name, leaving))
 	}
-	return err
+	return errors.Join(err, waiting)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/inbox"
+	"github.com/tidings-go/tidings/internal/calls"
 	"github.com/tidings-go/tidings/outbox"
 )
 
@@ -61,8 +62,12 @@ func (d *Driver) Name() string { return d.options.Name }
 // Features implements [driver.Driver].
 func (d *Driver) Features() driver.Features { return d.features }
 
+// publishTime bounds a publish whose caller has set no end.
+const publishTime = 30 * time.Second
+
 // Publish implements [driver.Driver]: one transaction, so all messages are
-// stored or none is, unless the commit's outcome is unknown.
+// stored or none is, unless the commit's outcome is unknown. It takes half a minute
+// at most.
 func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
 	if d.isClosed() {
 		return driver.ErrClosed
@@ -83,6 +88,8 @@ func (d *Driver) Publish(ctx context.Context, messages []driver.Message) error {
 			Slot: outbox.SlotOf(m.Channel, m.Key), ID: m.ID, Channel: m.Channel, AggregateID: m.Key, Type: m.Type, Headers: m.Headers, Payload: m.Body,
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, publishTime)
+	defer cancel()
 	err := d.options.Log.Append(ctx, rows)
 	if err == nil {
 		d.wakeTender()
@@ -117,22 +124,24 @@ func (d *Driver) Check(ctx context.Context) error {
 	if d.isClosed() {
 		return driver.ErrClosed
 	}
-	if err := d.options.Log.Check(ctx); err != nil {
+	if err := calls.DoWithin(ctx, publishTime, d.options.Log.Check); err != nil {
 		return fmt.Errorf("sqldb: %s: %w", d.options.Name, err)
 	}
 	return nil
 }
 
 // Close implements [driver.Driver].
-func (d *Driver) Close(context.Context) error {
+func (d *Driver) Close(ctx context.Context) error {
 	d.mu.Lock()
 	d.closed = true
 	if d.tending != nil {
 		d.tending()
 	}
 	d.mu.Unlock()
-	d.tenders.Wait()
-	return nil
+	return calls.Do(ctx, func(context.Context) error {
+		d.tenders.Wait()
+		return nil
+	})
 }
 
 func (d *Driver) isClosed() bool {
@@ -197,10 +206,11 @@ func (d *Driver) number(ctx context.Context) {
 		case <-poll.C:
 		}
 		for ctx.Err() == nil {
-			n, err := d.options.Log.Number(ctx, numberBatch)
+			end := d.ask("number")
+			n, err := calls.Within(ctx, d.options.LeaseTime, func(ctx context.Context) (int, error) { return d.options.Log.Number(ctx, numberBatch) })
+			end(d.verdict(ctx, err))
 			if err != nil {
 				failures++
-				d.troubled(fmt.Errorf("number: %w", err))
 				pause(ctx, backoff(failures))
 				continue
 			}
@@ -223,19 +233,21 @@ const trimGroup = "trim"
 func (d *Driver) trim(ctx context.Context) {
 	log, name := d.options.Log, []string{"log"}
 	for pause(ctx, trimEvery) {
-		held, err := log.Acquire(ctx, trimGroup, d.holder, name, 1, trimEvery)
+		held, err := calls.Within(ctx, d.options.LeaseTime, func(ctx context.Context) ([]driver.Lease, error) {
+			return log.Acquire(ctx, trimGroup, d.holder, name, 1, trimEvery)
+		})
 		if err != nil || len(held) == 0 {
 			continue
 		}
 		for began := time.Now(); time.Since(began) < trimEvery/2; {
-			n, err := log.Trim(ctx, d.options.Keep, trimBatch)
+			n, err := calls.Within(ctx, trimEvery/2, func(ctx context.Context) (int, error) { return log.Trim(ctx, d.options.Keep, trimBatch) })
 			if err != nil || n == 0 || !pause(ctx, 50*time.Millisecond) {
 				break
 			}
 		}
-		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		_ = log.Release(releasing, trimGroup, d.holder, name) // else it ends by itself
-		cancel()
+		_ = calls.DoWithin(context.WithoutCancel(ctx), time.Second, func(ctx context.Context) error {
+			return log.Release(ctx, trimGroup, d.holder, name) // else it ends by itself
+		})
 	}
 }
 
@@ -247,13 +259,34 @@ func (d *Driver) wakeConsumers() {
 	}
 }
 
-// troubled tells every subscription that the database does not answer.
-func (d *Driver) troubled(err error) {
+// ask tells every subscription that the database is asked, and how that ended.
+func (d *Driver) ask(concern string) (end func(error)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	ends := make([]func(error), 0, len(d.consumers))
 	for c := range d.consumers {
-		c.outage.Failed(err)
+		ends = append(ends, c.outage.Ask(concern))
 	}
+	return func(err error) {
+		if err != nil {
+			err = fmt.Errorf("%s: %w", concern, err)
+		}
+		for _, end := range ends {
+			end(err)
+		}
+	}
+}
+
+// verdict is what a call's error says about the database: nothing when this
+// process stops, or when a transaction of its own keeps the others out.
+func (d *Driver) verdict(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil || !d.options.Log.KeptSince().IsZero():
+		return context.Canceled
+	}
+	return err
 }
 
 func backoff(failures int) time.Duration {

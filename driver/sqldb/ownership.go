@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
+	"github.com/tidings-go/tidings/internal/outage"
 	"github.com/tidings-go/tidings/internal/share"
 	"github.com/tidings-go/tidings/internal/window"
 	"github.com/tidings-go/tidings/outbox"
@@ -23,11 +25,35 @@ func (c *consumer) newShare() *share.Share {
 		names[slot] = outbox.LeaseName(slot)
 	}
 	return share.New(share.Options{
-		Leases: c.driver.options.Log, Group: c.group, Holder: c.driver.holder, Names: map[string][]string{"slots": names}, TTL: c.driver.options.LeaseTime,
+		Leases: asked{c.driver.options.Log, c.outage}, Group: c.group, Holder: c.driver.holder, Names: map[string][]string{"slots": names}, TTL: c.driver.options.LeaseTime,
 		Adopt: c.adopt, Drain: c.drain, GiveUp: c.giveUp, Lost: c.lost,
-		Joined: c.sink.Joined, // it has its part, or stands by for one
-		Failed: func(err error) { c.outage.Failed(fmt.Errorf("sqldb: subscription %s: %w", c.subscription.Name, err)) },
+		Joined: func() {
+			c.outage.AnsweredAt(leases)
+			c.sink.Joined() // it has its part, or stands by for one
+		},
+		Failed: func(err error) {
+			c.outage.FailedAt(leases, fmt.Errorf("sqldb: subscription %s: %w", c.subscription.Name, err))
+		},
+		Stuck: c.stuck,
 	})
+}
+
+// asked are leases whose answers are watched.
+type asked struct {
+	driver.Leases
+	outage *outage.Outage
+}
+
+// Join implements [driver.Leases].
+func (a asked) Join(ctx context.Context, group string, self driver.Member, ttl time.Duration) ([]driver.Member, error) {
+	end := a.outage.Ask(leases)
+	alive, err := a.Leases.Join(ctx, group, self, ttl)
+	if err != nil {
+		end(context.Canceled) // the share says whether that is a failure
+	} else {
+		end(nil)
+	}
+	return alive, err
 }
 
 // adopt begins with slots whose leases were given to this process.
@@ -42,7 +68,9 @@ func (c *consumer) adopt(ctx context.Context, leases []driver.Lease) error {
 		byNumber[n] = lease
 		numbers = append(numbers, n)
 	}
-	progress, err := c.driver.options.Log.Progress(ctx, c.subscription.Name, numbers)
+	progress, err := calls.Until(ctx, func(ctx context.Context) ([]outbox.Progress, error) {
+		return c.driver.options.Log.Progress(ctx, c.subscription.Name, numbers)
+	})
 	if err != nil {
 		return fmt.Errorf("read positions: %w", err)
 	}
@@ -87,9 +115,7 @@ func (c *consumer) giveUp(leases []driver.Lease) {
 	slots := c.find(leases)
 	ctx, cancel := context.WithTimeout(context.Background(), c.driver.options.LeaseTime)
 	defer cancel()
-	if err := c.commit(ctx, slots); err != nil {
-		c.outage.Failed(err) // what is finished comes again to the next owner
-	}
+	_ = c.commit(ctx, slots) // else what is finished comes again to the next owner
 	for _, s := range c.forget(leases) {
 		c.sink.Report(driver.Report{Kind: driver.ReportRevoked, Source: s.source})
 	}

@@ -4,6 +4,7 @@ package share
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
 )
 
 // Options configures a [Share]. Every field is needed.
@@ -40,7 +42,14 @@ type Options struct {
 	Joined func()
 	// Failed is told when the leases cannot be asked.
 	Failed func(err error)
+	// Stuck reports that what serves the parts has not got on for longer than the
+	// TTL: then the leases are not renewed, and another instance takes the parts
+	// over. A handler that is slow is not stuck. Nil, which may be left, means never.
+	Stuck func() bool
 }
+
+// ErrStuck is what Failed is told while the instance is stuck.
+var ErrStuck = errors.New("what serves the leases has not got on for longer than they last: they are not renewed, so that another instance takes over")
 
 // Share is one instance's part of a group. Make it with [New]; run Divide and
 // Renew in goroutines of their own, Renew for longer.
@@ -96,6 +105,8 @@ func (s *Share) Divide(ctx context.Context) {
 		if err := s.divide(ctx); err == nil {
 			failures = 0
 			s.o.Joined()
+		} else if errors.Is(err, errWriting) {
+			failures = 0
 		} else if ctx.Err() == nil {
 			s.o.Failed(err)
 			wait = min(50*time.Millisecond<<min(failures, 10), wait)
@@ -107,9 +118,26 @@ func (s *Share) Divide(ctx context.Context) {
 	}
 }
 
+// errWriting says that a transaction of this process keeps the leases from being
+// asked.
+var errWriting = errors.New("a transaction of this process is open")
+
+func (s *Share) stuck() bool { return s.o.Stuck != nil && s.o.Stuck() }
+
+// divide looks at who is alive, once. It takes no longer than the leases last.
 func (s *Share) divide(ctx context.Context) error {
-	alive, err := s.o.Leases.Join(ctx, s.o.Group, s.self, s.o.TTL)
+	if s.stuck() {
+		return ErrStuck // nor does it count as alive: others take its part
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.o.TTL)
+	defer cancel()
+	alive, err := calls.Until(ctx, func(ctx context.Context) ([]driver.Member, error) {
+		return s.o.Leases.Join(ctx, s.o.Group, s.self, s.o.TTL)
+	})
 	if err != nil {
+		if ctx.Err() != nil && !s.o.Leases.KeptSince().IsZero() {
+			return errWriting
+		}
 		return fmt.Errorf("join: %w", err)
 	}
 	if !slices.ContainsFunc(alive, func(m driver.Member) bool { return m.Holder == s.o.Holder }) {
@@ -152,7 +180,7 @@ func (s *Share) acquire(ctx context.Context, part map[string]int) (leases []driv
 			unowned, _ := s.missing(kind, 0)
 			names = append(names, unowned...)
 		}
-		if err := s.o.Leases.Release(ctx, s.o.Group, s.o.Holder, names); err != nil {
+		if err := calls.Do(ctx, func(ctx context.Context) error { return s.o.Leases.Release(ctx, s.o.Group, s.o.Holder, names) }); err != nil {
 			s.setLost()
 			return nil, fmt.Errorf("release: %w", err)
 		}
@@ -162,8 +190,11 @@ func (s *Share) acquire(ctx context.Context, part map[string]int) (leases []driv
 		if missing <= 0 || len(names) == 0 {
 			continue
 		}
-		taken, err := s.o.Leases.Acquire(ctx, s.o.Group, s.o.Holder, names, missing, s.o.TTL)
+		taken, err := calls.Until(ctx, func(ctx context.Context) ([]driver.Lease, error) {
+			return s.o.Leases.Acquire(ctx, s.o.Group, s.o.Holder, names, missing, s.o.TTL)
+		})
 		if err != nil {
+			s.setLost() // some may have been given, and the answer was lost
 			return leases, fmt.Errorf("acquire: %w", err)
 		}
 		leases = append(leases, taken...)
@@ -274,7 +305,7 @@ func (s *Share) release(leases []driver.Lease) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), s.o.TTL)
 	defer cancel()
-	if err := s.o.Leases.Release(ctx, s.o.Group, s.o.Holder, names); err != nil {
+	if err := calls.Do(ctx, func(ctx context.Context) error { return s.o.Leases.Release(ctx, s.o.Group, s.o.Holder, names) }); err != nil {
 		s.o.Failed(fmt.Errorf("release: %w", err))
 	}
 }
@@ -341,7 +372,12 @@ func (s *Share) Renew(ctx context.Context) {
 		if len(asked) == 0 {
 			continue
 		}
-		kept, at, err := s.renew(ctx, asked)
+		var kept []driver.Lease
+		var at time.Time
+		err := ErrStuck
+		if !s.stuck() {
+			kept, at, err = s.renew(ctx, asked)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -357,7 +393,7 @@ func (s *Share) Renew(ctx context.Context) {
 			case !slices.Contains(asked, o.lease):
 			case err == nil && slices.Contains(kept, o.lease):
 				o.until = at.Add(ttl)
-			case err != nil && s.alone(o.until):
+			case err != nil && !errors.Is(err, ErrStuck) && s.alone(o.until):
 				o.until = time.Now().Add(ttl / 2) // it is renewed with what is being written
 			case err == nil || !time.Now().Add(ttl/6).Before(o.until): // else it would be noticed too late
 				over = append(over, o.lease)
@@ -398,7 +434,9 @@ func (s *Share) renew(ctx context.Context, asked []driver.Lease) (kept []driver.
 			timer.Reset(s.o.TTL / 8)
 		}
 	}()
-	kept, err = s.o.Leases.Renew(asking, s.o.Group, s.o.Holder, s.o.TTL)
+	kept, err = calls.Until(asking, func(ctx context.Context) ([]driver.Lease, error) {
+		return s.o.Leases.Renew(ctx, s.o.Group, s.o.Holder, s.o.TTL)
+	})
 	close(answered)
 	<-watched
 	return kept, at, err
@@ -411,12 +449,13 @@ func (s *Share) alone(until time.Time) bool {
 	return !since.IsZero() && since.Before(until)
 }
 
-// Leave gives up everything and the place in the group.
+// Leave gives up everything and the place in the group. It takes no longer than
+// the leases last.
 func (s *Share) Leave(ctx context.Context) error {
 	s.mu.Lock()
 	s.owned = nil
 	s.mu.Unlock()
-	if err := s.o.Leases.Leave(ctx, s.o.Group, s.o.Holder); err != nil {
+	if err := calls.DoWithin(ctx, s.o.TTL, func(ctx context.Context) error { return s.o.Leases.Leave(ctx, s.o.Group, s.o.Holder) }); err != nil {
 		return fmt.Errorf("leave: %w", err)
 	}
 	return nil

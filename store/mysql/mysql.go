@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -77,6 +78,7 @@ func New(db *sql.DB, options *Options) (*Store, error) {
 		KeepSent: o.KeepSent, MaxParked: o.MaxParked,
 		Transaction: func(tx *sql.Tx) sqlstore.Executor { return sqlstore.SQLTransaction(tx) },
 		Begin:       sqlstore.BeginSQL(db),
+		Sweep:       sqlstore.SweepSQL(db),
 	}
 	return &Store{Store: sqlstore.New(settings), db: db, migrations: settings.Schema}, nil
 }
@@ -86,6 +88,10 @@ func (s *Store) DB() *sql.DB { return s.db }
 
 // migrateTime is how long one instance waits for another's migration, in seconds.
 const migrateTime = 120
+
+// unlockTime is how long the server has to take the lock back; it ends with the
+// connection too.
+const unlockTime = 10 * time.Second
 
 // Migrate makes the tables or brings them to what this library needs. Many
 // instances may call it at once: one does the work under a lock of the server,
@@ -110,7 +116,9 @@ func (s *Store) Migrate(ctx context.Context) error {
 	}
 	err = s.migrations.Apply(ctx, sqlstore.SQLConnection(connection))
 	var released sql.NullInt64
-	unlock := connection.QueryRowContext(context.WithoutCancel(ctx), "SELECT RELEASE_LOCK(?)", lock).Scan(&released)
+	unlocking, cancel := context.WithTimeout(context.WithoutCancel(ctx), unlockTime)
+	defer cancel()
+	unlock := connection.QueryRowContext(unlocking, "SELECT RELEASE_LOCK(?)", lock).Scan(&released)
 	if err := errors.Join(err, unlock); err != nil {
 		return fmt.Errorf("mysql: migrate: %w", err)
 	}

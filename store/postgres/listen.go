@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -23,6 +24,11 @@ const (
 	listenAgain   = 200 * time.Millisecond // after a broken connection
 	listenAtMost  = 10 * time.Second
 	closeListener = 3 * time.Second
+	// quiet is how long nothing has to be heard until the server is asked whether it
+	// is there, and listenAnswer how long that and connecting may take: a connection
+	// that died without a word announces nothing, for ever.
+	quiet        = 5 * time.Second
+	listenAnswer = 5 * time.Second
 )
 
 // listen gives a value for each notification, and one whenever it has begun to
@@ -33,7 +39,7 @@ func listen(ctx context.Context, connect func(context.Context) (listener, error)
 		defer close(woken)
 		wait := listenAgain
 		for ctx.Err() == nil {
-			c, err := connect(ctx)
+			c, err := connectInTime(ctx, connect)
 			if err == nil {
 				_ = c.wait(ctx, channel, func() { // it ends with the connection, and polling goes on meanwhile
 					wait = listenAgain
@@ -56,17 +62,44 @@ func listen(ctx context.Context, connect func(context.Context) (listener, error)
 	return woken
 }
 
+func connectInTime(ctx context.Context, connect func(context.Context) (listener, error)) (listener, error) {
+	ctx, cancel := context.WithTimeout(ctx, listenAnswer)
+	defer cancel()
+	return connect(ctx)
+}
+
 // hear listens on a connection of pgx.
 func hear(ctx context.Context, c *pgx.Conn, channel string, heard func()) error {
-	if _, err := c.Exec(ctx, "LISTEN "+quote(channel)); err != nil {
+	if err := answers(ctx, func(ctx context.Context) error {
+		_, err := c.Exec(ctx, "LISTEN "+quote(channel))
+		return err
+	}); err != nil {
 		return err
 	}
 	for {
 		heard()
-		if _, err := c.WaitForNotification(ctx); err != nil {
-			return err
+		for {
+			waiting, cancel := context.WithTimeout(ctx, quiet)
+			_, err := c.WaitForNotification(waiting) // the end of its time leaves the connection as it was
+			cancel()
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil || c.IsClosed() || !pgconn.Timeout(err) {
+				return err
+			}
+			if err := answers(ctx, c.Ping); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// answers asks the server something that takes no time.
+func answers(ctx context.Context, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, listenAnswer)
+	defer cancel()
+	return ask(ctx)
 }
 
 // beside is a connection of its own, outside of the pool.

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -66,4 +67,19 @@ func (t poolTransaction) Rollback(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// sweep asks every idle connection for an answer, all at once: pgx closes those
+// that give none until ctx ends, and the pool opens new ones.
+func sweep(pool *pgxpool.Pool) func(ctx context.Context) {
+	return func(ctx context.Context) {
+		var asked sync.WaitGroup
+		for _, connection := range pool.AcquireAllIdle(ctx) {
+			asked.Go(func() {
+				defer connection.Release()
+				_ = connection.Ping(ctx) // a failure closes it
+			})
+		}
+		asked.Wait()
+	}
 }

@@ -81,6 +81,7 @@ func New(pool *pgxpool.Pool, options *Options) (*Store[pgx.Tx], error) {
 			}
 			return tx, tx.Commit, tx.Rollback, nil
 		},
+		Sweep: sweep(pool),
 	}
 	return assemble(settings, options, func(ctx context.Context) (listener, error) { return connectBeside(ctx, pool) })
 }
@@ -97,6 +98,7 @@ func NewSQL(db *sql.DB, options *Options) (*Store[*sql.Tx], error) {
 		Database:    sqlstore.SQLDatabase(db, nil),
 		Transaction: func(tx *sql.Tx) sqlstore.Executor { return sqlstore.SQLTransaction(tx) },
 		Begin:       sqlstore.BeginSQL(db),
+		Sweep:       sqlstore.SweepSQL(db),
 	}
 	var connect func(context.Context) (listener, error)
 	if isPGX(db) {
@@ -148,7 +150,11 @@ func (s *Store[TX]) Migrate(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("postgres: migrate: %w", err)
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after the commit it does nothing
+	defer func() {
+		ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeListener)
+		defer cancel()
+		_ = tx.Rollback(ending) // after the commit it does nothing
+	}()
 	before := []string{fmt.Sprintf("SELECT pg_advisory_xact_lock(%d)", hash("migrate "+s.schema+" "+s.migrations.Prefix))}
 	if s.schema != "" {
 		before = append(before, "CREATE SCHEMA IF NOT EXISTS "+quote(s.schema), "SET LOCAL search_path TO "+quote(s.schema))

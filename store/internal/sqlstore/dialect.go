@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"github.com/tidings-go/tidings/driver"
@@ -128,13 +129,16 @@ type Statements struct {
 
 // Exec runs a statement and returns how many rows it changed.
 func (s Statements) Exec(ctx context.Context, statement string, arguments ...any) (int64, error) {
-	r := s.book.render(statement)
-	return s.executor.Exec(ctx, r.text, r.arrange(arguments)...)
+	r, began := s.book.render(statement), time.Now()
+	affected, err := s.executor.Exec(ctx, r.text, r.arrange(arguments)...)
+	s.book.sweeper.noted(ctx, began, err)
+	return affected, err
 }
 
 // Each runs a query and calls scan for each row.
-func (s Statements) Each(ctx context.Context, statement string, arguments []any, scan func(Rows) error) error {
-	r := s.book.render(statement)
+func (s Statements) Each(ctx context.Context, statement string, arguments []any, scan func(Rows) error) (err error) {
+	r, began := s.book.render(statement), time.Now()
+	defer func() { s.book.sweeper.noted(ctx, began, err) }()
 	rows, err := s.executor.Query(ctx, r.text, r.arrange(arguments)...)
 	if err != nil {
 		return err
@@ -165,6 +169,7 @@ func (s Statements) One(ctx context.Context, statement string, arguments []any, 
 type book struct {
 	dialect *Dialect
 	tokens  *strings.Replacer
+	sweeper sweeper
 	done    sync.Map // string → rendered
 }
 

@@ -53,8 +53,9 @@ func SQLDatabase(db *sql.DB, options *sql.TxOptions) Database {
 func SQLConnection(connection *sql.Conn) Executor { return sqlExecutor{connection} }
 
 // BeginSQL begins transactions for handlers on a database/sql pool. A
-// transaction ends only by commit or rollback: a context that ends while it is
-// being committed would leave its outcome unknown for no reason.
+// transaction ends only by commit or rollback: the end of a handler's context while
+// it is being committed would leave its outcome unknown for no reason. Commit and
+// rollback have contexts of their own.
 func BeginSQL(db *sql.DB) func(ctx context.Context) (*sql.Tx, func(context.Context) error, func(context.Context) error, error) {
 	return func(ctx context.Context) (*sql.Tx, func(context.Context) error, func(context.Context) error, error) {
 		lasting, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -68,13 +69,13 @@ func BeginSQL(db *sql.DB) func(ctx context.Context) (*sql.Tx, func(context.Conte
 			cancel()
 			return nil, nil, nil, err
 		}
-		commit := func(context.Context) error {
+		commit := func(ctx context.Context) error {
 			defer cancel()
-			return tx.Commit()
+			return bounded(ctx, cancel, tx.Commit)
 		}
-		rollback := func(context.Context) error {
+		rollback := func(ctx context.Context) error {
 			defer cancel()
-			return tx.Rollback()
+			return bounded(ctx, cancel, tx.Rollback)
 		}
 		return tx, commit, rollback, nil
 	}
@@ -117,10 +118,10 @@ type sqlTransaction struct {
 	tx *sql.Tx
 }
 
-func (t sqlTransaction) Commit(context.Context) error { return t.tx.Commit() }
+func (t sqlTransaction) Commit(ctx context.Context) error { return bounded(ctx, nil, t.tx.Commit) }
 
-func (t sqlTransaction) Rollback(context.Context) error {
-	if err := t.tx.Rollback(); err != nil && err != sql.ErrTxDone { //nolint:errorlint // database/sql returns it as it is
+func (t sqlTransaction) Rollback(ctx context.Context) error {
+	if err := bounded(ctx, nil, t.tx.Rollback); err != nil && err != sql.ErrTxDone { //nolint:errorlint // database/sql returns it as it is
 		return err
 	}
 	return nil

@@ -10,10 +10,6 @@ import (
 	"github.com/tidings-go/tidings/inbox"
 )
 
-// commitTime bounds a commit: it does not end with the handler's context, so
-// that an outcome is not made unknown for no reason.
-const commitTime = 30 * time.Second
-
 // savepoint is where a database with [Dialect.Savepoint] forgets a transaction
 // that it rolled back on its own, and what is kept of one of a sole writer.
 const savepoint = "tidings_handler"
@@ -23,21 +19,25 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 	if err := s.ready(ctx, s.pool()); err != nil {
 		return err
 	}
-	tx, commit, rollback, err := s.begin(ctx)
+	opening, opened := s.patience(ctx)
+	defer opened()
+	asked := time.Now()
+	tx, commit, rollback, err := s.begin(opening)
 	if err != nil {
+		s.book.sweeper.noted(opening, asked, err)
 		return s.fail(err, "begin")
 	}
 	over, began := false, time.Time{}
-	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTime)
 	run := s.on(s.transaction(tx))
 	defer func() {
 		if !over { // also when fn panics
+			ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
+			defer cancel()
 			s.undo(ending, run, began, commit, rollback)
 		}
-		cancel()
 	}()
 	if s.dialect.Writes != "" {
-		if _, err := run.Exec(ctx, s.dialect.Writes); err != nil {
+		if _, err := run.Exec(opening, s.dialect.Writes); err != nil {
 			return s.fail(err, "begin")
 		}
 	}
@@ -45,7 +45,7 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 		began = s.sole.begin()
 	}
 	if s.dialect.Savepoint || s.together != nil {
-		if _, err := run.Exec(ctx, "SAVEPOINT "+savepoint); err != nil {
+		if _, err := run.Exec(opening, "SAVEPOINT "+savepoint); err != nil {
 			return s.fail(err, "begin")
 		}
 	}
@@ -55,6 +55,10 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 	if err := ctx.Err(); err != nil {
 		return s.fail(err, "commit")
 	}
+	// A commit does not end with the handler's context, so that an outcome is not
+	// made unknown for no reason.
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
+	defer cancel()
 	if s.dialect.Savepoint {
 		if _, err := run.Exec(ending, "RELEASE SAVEPOINT "+savepoint); err != nil {
 			return s.fail(err, "commit: the server has rolled the transaction back before (a deadlock whose error the handler did not return?)")
@@ -62,13 +66,24 @@ func (s *Store[TX]) Transact(ctx context.Context, fn func(ctx context.Context, t
 	}
 	over = true
 	s.prolong(ending, run, began)
+	asked = time.Now()
 	err = commit(ending)
+	s.book.sweeper.noted(ending, asked, err)
 	s.sole.end(began, err == nil)
 	if err != nil {
 		return s.fail(s.outcome(err), "commit")
 	}
 	s.forgetSome(ctx)
 	return nil
+}
+
+// patience bounds what a transaction waits for before its handler is called. A
+// database with one writer has a bound of its own, and no network.
+func (b *base) patience(ctx context.Context) (context.Context, context.CancelFunc) {
+	if b.together != nil {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, answerTime)
 }
 
 // undo rolls a handler's transaction back. One that was long leaves the leases
@@ -91,6 +106,8 @@ func (s *Store[TX]) undo(ctx context.Context, run Statements, began time.Time, c
 // so that a subscription that begins to use an inbox knows what it has handled.
 func (s *Store[TX]) Claim(ctx context.Context, tx TX, r driver.ClaimRequest) (driver.ClaimAnswer, error) {
 	run := s.on(s.transaction(tx))
+	ctx, cancel := s.patience(ctx)
+	defer cancel()
 	keep := any(nil)
 	if r.Keep > 0 {
 		keep = microseconds(r.Keep)
@@ -175,6 +192,8 @@ func (b *base) advance(ctx context.Context, table, subscription, source string) 
 
 // Fence implements [inbox.Store].
 func (s *Store[TX]) Fence(ctx context.Context, tx TX, subscription, source string, epoch int64) error {
+	ctx, cancel := s.patience(ctx)
+	defer cancel()
 	var now int64
 	_, err := s.on(s.transaction(tx)).One(ctx, "SELECT epoch FROM {epochs} WHERE subscription = $1 AND source = $2"+s.dialect.ForShare, []any{subscription, source}, &now)
 	if err != nil {

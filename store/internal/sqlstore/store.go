@@ -42,6 +42,9 @@ type Settings[TX any] struct {
 	Begin func(ctx context.Context) (tx TX, commit, rollback func(context.Context) error, err error)
 	// Wake is [outbox.Store]'s, or nil.
 	Wake func(ctx context.Context) <-chan struct{}
+	// Sweep closes the idle connections that do not answer until ctx ends, or nil:
+	// it is called after a call that had no answer in its time.
+	Sweep func(ctx context.Context)
 }
 
 // base is a store without the type of its transactions.
@@ -68,6 +71,7 @@ type base struct {
 // New makes a store. It does not ask the database yet.
 func New[TX any](s Settings[TX]) *Store[TX] {
 	b := &base{dialect: s.Dialect, book: newBook(s.Dialect), db: s.Database, schema: s.Schema, keepSent: s.KeepSent, maxParked: s.MaxParked}
+	b.book.sweeper.sweep = s.Sweep
 	if s.Dialect.AndNotify != nil {
 		b.announced = make(map[int]string, len(insertions))
 		for n, insertion := range insertions {
@@ -121,16 +125,30 @@ func (b *base) atomically(ctx context.Context, fn func(ctx context.Context, run 
 		return b.again(ctx, func() error { return b.together.do(ctx, fn) })
 	}
 	return b.again(ctx, func() error {
+		began := time.Now()
 		tx, err := b.db.Begin(ctx)
 		if err != nil {
+			b.book.sweeper.noted(ctx, began, err)
 			return err
 		}
-		defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // after a commit it does nothing
 		if err := fn(ctx, b.on(tx)); err != nil {
+			undo(ctx, tx)
 			return err
 		}
-		return b.outcome(tx.Commit(ctx))
+		ending, cancel := context.WithTimeout(ctx, answerTime)
+		defer cancel()
+		began = time.Now()
+		err = tx.Commit(ending)
+		b.book.sweeper.noted(ending, began, err)
+		return b.outcome(err)
 	})
+}
+
+// undo rolls back, also when ctx has ended.
+func undo(ctx context.Context, tx Transaction) {
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTime)
+	defer cancel()
+	_ = tx.Rollback(ending) // else the server does it when the connection ends
 }
 
 // write runs one statement, in a transaction of its own or together with others.
