@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
 	"github.com/tidings-go/tidings/internal/claims"
 )
 
@@ -42,8 +43,10 @@ type Bus struct {
 	// that a store which does not answer does not keep Run from returning.
 	storing     context.Context
 	stopStoring context.CancelFunc
-	closed      atomic.Bool
-	draining    atomic.Bool // without durability: only handlers publish
+	// stores watches the answers of what is stored outside of this process.
+	stores   *storeWatch
+	closed   atomic.Bool
+	draining atomic.Bool // without durability: only handlers publish
 	// letters is where dead letters are marked for retry, or nil; redriveMore has a
 	// value when a subscription has room for more of them.
 	letters     driver.DeadLetterStore
@@ -115,6 +118,7 @@ func New(d driver.Driver, options *Options) *Bus {
 	} else {
 		b.complaints = append(b.complaints, fmt.Errorf("no random numbers: %w", err))
 	}
+	b.stores = newStoreWatch(b)
 	b.settling, b.stopSettling = context.WithCancel(context.Background())
 	b.storing, b.stopStoring = context.WithCancel(context.Background())
 	b.trees.New = func() any { return &tree{closed: true} }
@@ -169,7 +173,8 @@ func (b *Bus) meet(d *definition) error {
 //
 // When ctx ends, Run stops fetching, waits for running handlers with their
 // contexts alive until Options.DrainTimeout, cancels what is left, settles,
-// gives up ownership and closes the driver. On a driver that is not durable it
+// gives up ownership and closes the driver. It returns 4 seconds after that deadline
+// at the latest. On a driver that is not durable it
 // finishes everything that was published, as long as the time allows, and
 // publishes for handlers only: any other Publish is [ErrClosed] from then on. It
 // returns nil after a clean end. A second call is [ErrRunning].
@@ -190,7 +195,9 @@ func (b *Bus) Run(ctx context.Context) error {
 	if len(complaints) > 0 {
 		err := error(&ConfigurationError{Complaints: complaints})
 		if b.driver != nil {
-			err = errors.Join(err, b.shut(ctx))
+			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+			defer cancel()
+			err = errors.Join(err, b.shut(closing))
 		}
 		b.failStart(err)
 		return err
@@ -201,10 +208,12 @@ func (b *Bus) Run(ctx context.Context) error {
 			connected = connected || s.consumer != nil
 			s.halt()
 		}
-		b.closeConsumers(context.WithoutCancel(ctx))
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		b.closeConsumers(closing)
 		// A driver of values that refused this bus belongs to another one.
 		if b.direct == nil || connected || len(b.subscriptions) == 0 {
-			err = errors.Join(err, b.shut(ctx))
+			err = errors.Join(err, b.shut(closing))
 		}
 		b.failStart(err)
 		return err
@@ -292,11 +301,11 @@ func (b *Bus) requirements() (errs []error) {
 func (b *Bus) connect(ctx context.Context) error {
 	var errs []error
 	if checker, ok := b.driver.(driver.Checker); ok {
-		if err := checker.Check(ctx); err != nil {
+		if err := calls.Do(ctx, checker.Check); err != nil {
 			return fmt.Errorf("tidings: driver %s: %w", b.driver.Name(), err)
 		}
 	}
-	b.letters = b.marks()
+	b.letters = b.stores.letters(b.marks())
 	local := claims.New(b.clock, b.options.LocalClaims)
 	var processLocal []string
 	for _, s := range b.subscriptions {
@@ -307,10 +316,11 @@ func (b *Bus) connect(ctx context.Context) error {
 		if s.dead == nil {
 			s.dead, _ = b.driver.(driver.DeadLetters)
 		}
+		s.dead = b.stores.dead(s.dead)
 		switch {
 		case s.options.WithoutDedup || b.options.WithoutDedup:
 		case b.options.Claims != nil && !s.options.EachInstance:
-			s.claims = b.options.Claims
+			s.claims = b.stores.claims(b.options.Claims)
 		default:
 			s.claims = local
 			processLocal = append(processLocal, s.name)
@@ -319,7 +329,7 @@ func (b *Bus) connect(ctx context.Context) error {
 		case b.features.Groups && !b.features.Sources:
 			// Nobody owns an aggregate there: what cannot be read is given back.
 		case b.options.Lanes != nil && (b.options.Lanes.Durable() || !b.features.Durable):
-			s.store = b.options.Lanes
+			s.store = b.stores.lanes(b.options.Lanes)
 		case !b.features.Durable:
 			s.store = newLocalLanes()
 		}
@@ -398,19 +408,7 @@ func (b *Bus) turn(ctx context.Context) error {
 	case <-allFailed:
 	}
 	stopFetching()
-	fetchers.Wait()
-
-	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.options.DrainTimeout)
-	defer cancel()
-	abandoned := b.drain(deadline)
-	if abandoned > 0 {
-		b.observers.observe(b.values, Observation{Kind: Abandoned, Count: abandoned})
-	}
-	stopped := stopRunners()
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-	defer cancel()
-	b.closeConsumers(closing)
-	err := errors.Join(stopped, b.shut(closing))
+	err := b.end(context.WithoutCancel(ctx), &fetchers, stopRunners)
 	b.mu.Lock()
 	b.phase = phaseEnded
 	b.mu.Unlock()
@@ -418,6 +416,39 @@ func (b *Bus) turn(ctx context.Context) error {
 		err = errors.Join(err, s.failure)
 	}
 	return err
+}
+
+// end stops everything, in order, under one deadline: whatever does not answer is
+// left behind.
+func (b *Bus) end(ctx context.Context, fetchers *sync.WaitGroup, stopRunners func(context.Context) error) error {
+	deadline, cancel := context.WithTimeout(ctx, b.options.DrainTimeout)
+	defer cancel()
+	last, cancel := context.WithTimeout(ctx, b.options.DrainTimeout+closeTimeout)
+	defer cancel()
+	fetched := make(chan struct{})
+	go func() { fetchers.Wait(); close(fetched) }()
+	// What fetches ends at once, unless it waits for what does not answer: then the
+	// handlers must not be left without time.
+	early, cancel := context.WithTimeout(deadline, b.options.DrainTimeout/2)
+	defer cancel()
+	await(early, fetched)
+	abandoned := b.drain(deadline)
+	if abandoned > 0 {
+		b.observers.observe(b.values, Observation{Kind: Abandoned, Count: abandoned})
+	}
+	await(deadline, fetched)
+	stopping, cancel := context.WithTimeout(ctx, b.options.DrainTimeout+closeTimeout*3/4)
+	defer cancel()
+	stopped := stopRunners(stopping)
+	b.closeConsumers(last)
+	return errors.Join(stopped, b.shut(last))
+}
+
+func await(ctx context.Context, done <-chan struct{}) {
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
 }
 
 // drain finishes what is in hand, at most until the deadline. It returns how
@@ -450,14 +481,17 @@ func (b *Bus) drain(deadline context.Context) (abandoned int) {
 		still := s.running == nil && !s.settler.turning
 		s.mu.Unlock()
 		if still { // else a handler does not return, and nobody can wait for it
-			s.awaitWorkers()
+			halts.Go(s.awaitWorkers)
 		}
 	}
+	halts.Wait()
 	return int(lost.Load())
 }
 
-// closeTimeout bounds leaving groups and flushing, after the drain.
-const closeTimeout = 10 * time.Second
+// closeTimeout bounds what is left to do at the drain's deadline: handlers that were
+// cancelled return, runners end, groups are left, clients and pools closed. Its
+// value is part of what Options.DrainTimeout promises.
+const closeTimeout = 4 * time.Second
 
 // isIdle reports whether every subscription was idle at one moment: none that
 // was idle got an event from another's handler while they were asked.
@@ -484,7 +518,7 @@ func (b *Bus) closeConsumers(ctx context.Context) {
 			continue
 		}
 		closing.Go(func() {
-			if err := s.consumer.Close(ctx); err != nil {
+			if err := calls.Do(ctx, s.consumer.Close); err != nil {
 				s.observe(Observation{Kind: SettleFailed, Err: fmt.Errorf("close: %w", err)})
 			}
 		})
@@ -498,16 +532,17 @@ func (b *Bus) shut(ctx context.Context) error {
 	b.stopSettling()
 	b.stopStoring()
 	var errs []error
-	if err := b.driver.Close(ctx); err != nil {
+	b.stores.outage.Close()
+	if err := calls.Do(ctx, b.driver.Close); err != nil {
 		errs = append(errs, fmt.Errorf("tidings: driver %s: close: %w", b.driver.Name(), err))
 	}
 	if closer, ok := b.options.Claims.(interface{ Close(context.Context) error }); ok {
-		if err := closer.Close(ctx); err != nil {
+		if err := calls.Do(ctx, closer.Close); err != nil {
 			errs = append(errs, fmt.Errorf("tidings: claims: close: %w", err))
 		}
 	}
 	for _, closer := range b.options.Closers {
-		if err := closer.Close(); err != nil {
+		if err := calls.Do(ctx, func(context.Context) error { return closer.Close() }); err != nil {
 			errs = append(errs, fmt.Errorf("tidings: %T: close: %w", closer, err))
 		}
 	}

@@ -1,6 +1,7 @@
 package tidings
 
 import (
+	"context"
 	"fmt"
 	"time"
 )
@@ -40,7 +41,11 @@ func (s *subscription) fence(i *item) (verdict, bool) {
 	if s.tooLate(i) { // or an old owner would fence the new one
 		return verdict{wait: s.options.Backoff.Initial}, false
 	}
-	epoch, err := f.advance(s.bus.storing, s.name, o.name)
+	var epoch int64
+	err := s.bus.stores.ask(s.bus.storing, "epochs", func(ctx context.Context) (err error) {
+		epoch, err = f.advance(ctx, s.name, o.name)
+		return err
+	})
 	if err != nil {
 		return s.storeFailed(i, fmt.Errorf("advance the epoch of %s: %w", o.name, err)), false
 	}

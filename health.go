@@ -1,6 +1,7 @@
 package tidings
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
@@ -14,8 +15,17 @@ type Health struct {
 	// the end of their contexts.
 	Live bool
 	// Ready: Run runs, every subscription has joined and goes on: its broker
-	// answers and takes settlements, and it has not stopped for good.
+	// answers and takes settlements, and it has not stopped for good; the stores
+	// answer, and what was added with Bus.Add gets on. What is asked and has no
+	// answer counts when that lasts half of what it may take (the lease of the
+	// driver, Options.StoreTimeout), what fails when it has failed for a second.
 	Ready bool
+	// Stores is for how long a store that is not in this process (claims, parked
+	// events, dead letters, the inbox) has not answered; 0 when all do.
+	Stores time.Duration
+	// Runners is for how long each [Runner] that is [Watched] has not got on, by
+	// its type; those that do are not in it.
+	Runners map[string]time.Duration
 	// Subscriptions is the state of each, in the order in which they were
 	// declared.
 	Subscriptions []SubscriptionHealth
@@ -59,7 +69,7 @@ type vitals struct {
 // be called at any time, from any goroutine.
 func (b *Bus) Health() Health {
 	b.mu.Lock()
-	running, subscriptions := b.phase == phaseRunning, b.subscriptions
+	running, subscriptions, runners := b.phase == phaseRunning, b.subscriptions, b.runners
 	h := Health{Live: b.phase != phaseEnded}
 	b.mu.Unlock()
 	h.Ready = running
@@ -68,6 +78,21 @@ func (b *Bus) Health() Health {
 	default: // Run connects, or was not called
 		h.Ready = false
 		subscriptions = nil
+	}
+	if h.Stores = b.stores.since(); h.Stores > 0 {
+		h.Ready = false
+	}
+	for _, r := range runners {
+		if w, ok := r.(Watched); ok && h.Live {
+			if outage := w.Outage(); outage > 0 {
+				if h.Runners == nil {
+					h.Runners = make(map[string]time.Duration)
+				}
+				name := fmt.Sprintf("%T", r)
+				h.Runners[name] = max(h.Runners[name], outage)
+				h.Ready = false
+			}
+		}
 	}
 	for _, s := range subscriptions {
 		one := s.health()

@@ -48,9 +48,11 @@ type Options struct {
 	// for retry in it is tried again.
 	DeadLetters driver.DeadLetters
 
-	// DrainTimeout is how long Run waits for running handlers after its context
-	// has ended, before it cancels theirs. Defaults to 25 seconds, a little
-	// less than the 30 that Kubernetes gives.
+	// DrainTimeout is how long Run waits for running handlers, and for whatever else
+	// has to end, after its context has ended, before it cancels their contexts. Run
+	// returns 4 seconds after that at the latest, whatever does not answer: broker,
+	// store, handler or pool. Defaults to 25 seconds, a little less than the 30 that
+	// Kubernetes gives.
 	DrainTimeout time.Duration
 
 	// Lanes is where parked events wait. Nil means in memory, which counts on
@@ -83,6 +85,11 @@ type Options struct {
 	// Source names the service on the wire. Empty means absent.
 	Source string
 
+	// StoreTimeout bounds each call of a store that is not in this process: claims,
+	// parked events, dead letters. One that has no answer by then has failed: its
+	// lane holds and the store is asked again. Defaults to 10 seconds.
+	StoreTimeout time.Duration
+
 	// WithoutDedup turns the engine's dedup off for every subscription: each
 	// delivery is handled. For benchmarks, and for teams whose handlers all
 	// have claims of their own.
@@ -106,6 +113,7 @@ func (o *Options) withDefaults() Options {
 		options.Codec = codec.DomainEvents()
 	}
 	options.DrainTimeout = cmp.Or(options.DrainTimeout, 25*time.Second)
+	options.StoreTimeout = cmp.Or(options.StoreTimeout, 10*time.Second)
 	options.LocalClaims = cmp.Or(options.LocalClaims, 100_000)
 	if options.Logger == nil {
 		options.Logger = slog.Default()
@@ -116,6 +124,9 @@ func (o *Options) withDefaults() Options {
 func (o *Options) complaints() (errs []error) {
 	if o.DrainTimeout < 0 {
 		errs = append(errs, fmt.Errorf("Options.DrainTimeout is %v: it must not be negative", o.DrainTimeout))
+	}
+	if o.StoreTimeout < 0 {
+		errs = append(errs, fmt.Errorf("Options.StoreTimeout is %v: it must not be negative", o.StoreTimeout))
 	}
 	if o.RedeliveryHorizon < 0 {
 		errs = append(errs, fmt.Errorf("Options.RedeliveryHorizon is %v: it must not be negative", o.RedeliveryHorizon))

@@ -159,6 +159,9 @@ func (s *subscription) outcome(i *item, err error) verdict {
 		return verdict{wait: s.options.Backoff.Initial}
 	}
 	if err == nil {
+		if i.reaction.ownClaim {
+			s.bus.stores.handler(nil)
+		}
 		s.learn(i, false)
 		if s.bus.observers.wants(Handled) {
 			took := s.bus.clock.Now().Sub(a.started)
@@ -187,6 +190,7 @@ func (s *subscription) outcome(i *item, err error) verdict {
 	}
 	if errors.Is(err, ErrUnavailable) && i.reaction.ownClaim {
 		// The handler was not reached: that says nothing about the event either.
+		s.bus.stores.handler(err)
 		s.releaseClaim(i)
 		return s.storeFailed(i, err)
 	}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
 )
 
 // Outlet takes encoded events and stores them elsewhere before they are
@@ -132,6 +134,13 @@ type Runner interface {
 	Run(ctx context.Context) error
 }
 
+// Watched is a [Runner] that [Bus.Health] asks.
+type Watched interface {
+	// Outage is for how long it has not got on because its database or broker does
+	// not answer, 0 when it does. It asks nobody.
+	Outage() time.Duration
+}
+
 // Add makes [Bus.Run] run something beside the subscriptions. It begins when
 // every subscription is connected, and is ended after the last handler, so that
 // what handlers stored in an outbox is still sent. After Run it is [ErrRunning].
@@ -145,13 +154,14 @@ func (b *Bus) Add(r Runner) error {
 	return nil
 }
 
-// startRunners starts what was added; the function that it returns ends it, waits
-// and returns the errors.
-func (b *Bus) startRunners() (stop func() error) {
+// startRunners starts what was added; the function that it returns ends it, waits,
+// but not beyond its context, and returns the errors.
+func (b *Bus) startRunners() (stop func(context.Context) error) {
 	ctx, cancel := context.WithCancel(b.values)
 	var running sync.WaitGroup
-	errs := make([]error, len(b.runners))
-	for n, r := range b.runners {
+	var mu sync.Mutex
+	var errs []error
+	for _, r := range b.runners {
 		running.Go(func() {
 			err := r.Run(ctx)
 			if err == nil && ctx.Err() == nil {
@@ -160,13 +170,21 @@ func (b *Bus) startRunners() (stop func() error) {
 			if err == nil {
 				return
 			}
-			errs[n] = fmt.Errorf("tidings: %T: %w", r, err)
-			b.observers.observe(b.values, Observation{Kind: Reported, Err: errs[n], Report: driver.Report{Kind: driver.ReportOutage, Err: err, Text: "what runs beside the subscriptions has stopped"}})
+			failure := fmt.Errorf("tidings: %T: %w", r, err)
+			mu.Lock()
+			errs = append(errs, failure)
+			mu.Unlock()
+			b.observers.observe(b.values, Observation{Kind: Reported, Err: failure, Report: driver.Report{Kind: driver.ReportOutage, Err: err, Text: "what runs beside the subscriptions has stopped"}})
 		})
 	}
-	return func() error {
+	return func(ending context.Context) error {
 		cancel()
-		running.Wait()
-		return errors.Join(errs...)
+		err := calls.Do(ending, func(context.Context) error { running.Wait(); return nil })
+		if err != nil {
+			err = fmt.Errorf("tidings: what runs beside the subscriptions has not ended: %w", err)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		return errors.Join(append(errs, err)...)
 	}
 }

@@ -146,6 +146,16 @@ func (o *Outage) Since(name string) time.Duration {
 	return 0
 }
 
+// UnderWay is how much is asked at this moment.
+func (o *Outage) UnderWay() (n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range o.concerns {
+		n += c.underWay
+	}
+	return n
+}
+
 // look tells what has changed.
 func (o *Outage) look() {
 	now := time.Now()
