@@ -24,7 +24,7 @@ type service interface {
 
 const (
 	// storyTime bounds the story on a slow broker.
-	storyTime = time.Minute
+	storyTime = 3 * time.Minute
 	// sceneTime is how long a scene waits where what does not come has been lost, or
 	// may have been handled elsewhere.
 	sceneTime = 5 * time.Second
@@ -247,7 +247,7 @@ func (s *story) await(ctx context.Context, n *narrator, endings int) error {
 func published(ctx context.Context, shop service, events int) (summary, error) {
 	for tries := 0; ; tries++ {
 		told, err := shop.stats(ctx)
-		if err != nil || told.Published >= events || tries == 40 {
+		if err != nil || told.Published >= events || tries == 600 { // half a minute
 			return told, err
 		}
 		select {

@@ -17,6 +17,7 @@ import (
 
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx", to count with
 	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/internal/testtime"
 )
 
 // databases are the drivers on which nothing is lost with the process.
@@ -156,9 +157,9 @@ func demo(t *testing.T, environment map[string]string, lines int, moment time.Du
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), testtime.Patience(5*time.Minute))
 	defer cancel()
-	command := exec.CommandContext(ctx, program, "--lease", "1s")
+	command := exec.CommandContext(ctx, program, "--lease", testtime.Scaled(time.Second).String())
 	command.Env = append(os.Environ(), "SHOP_AS_PROGRAM=1", "EVENT_ENV=test")
 	for name, value := range environment {
 		command.Env = append(command.Env, name+"="+value)

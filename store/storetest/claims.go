@@ -77,7 +77,7 @@ func Claims(t *testing.T, open func(t *testing.T) driver.Claims) {
 		},
 		"a crashed owner": func(t *testing.T, one, two driver.Claims) {
 			short := request("k", "crashed")
-			short.Lease = leaseTime
+			short.Lease = leaseTime()
 			claim(t, one, short, driver.ClaimFresh)
 			for crashes := 1; crashes <= 3; crashes++ {
 				next := short
@@ -113,7 +113,7 @@ func Claims(t *testing.T, open func(t *testing.T) driver.Claims) {
 		},
 		"forgotten": func(t *testing.T, one, _ driver.Claims) {
 			r := request("k", "first")
-			r.Keep = leaseTime
+			r.Keep = 5 * leaseTime() // it has to last until it was asked for once
 			claim(t, one, r, driver.ClaimFresh)
 			finish(t, one, r)
 			claim(t, one, request("k", "second"), driver.ClaimDone)

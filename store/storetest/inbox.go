@@ -105,7 +105,7 @@ func claimedByOne[TX any](t *testing.T, d Database[TX]) {
 
 func claimForgotten[TX any](t *testing.T, d Database[TX]) {
 	s, r := d.Open(t), request("first")
-	r.Keep = leaseTime
+	r.Keep = leaseTime()
 	if _, err := attempt(t, d, s, r, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func fencedMeanwhile[TX any](t *testing.T, d Database[TX]) {
 		close(looked)
 		select {
 		case <-over:
-		case <-time.After(leaseTime):
+		case <-time.After(leaseTime()):
 		}
 		committed.Store(true)
 		return nil

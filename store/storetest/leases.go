@@ -81,7 +81,7 @@ func Leases(t *testing.T, open func(t *testing.T) driver.Leases) {
 			}
 		},
 		"over": func(t *testing.T, one, two driver.Leases) {
-			before := leases(t, one, "a", 1, leaseTime, "0")
+			before := leases(t, one, "a", 1, leaseTime(), "0")
 			var after []driver.Lease
 			eventually(t, "the lease ends", func() bool {
 				after = leases(t, two, "b", 1, time.Minute, "0")
@@ -112,7 +112,7 @@ func Leases(t *testing.T, open func(t *testing.T) driver.Leases) {
 			if got := leases(t, one, "a", 1, time.Minute, "0"); len(got) != 1 || got[0].Epoch <= held[0].Epoch {
 				t.Errorf("after the other left: %v", got)
 			}
-			join(two, "c", leaseTime, 2)
+			join(two, "c", leaseTime(), 2)
 			eventually(t, "one that died is not alive", func() bool {
 				return len(joined(t, one, time.Minute, driver.Member{Holder: "a"})) == 1
 			})

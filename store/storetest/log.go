@@ -248,7 +248,7 @@ func progressByOwner[TX any](t *testing.T, d Database[TX], log func(SQL[TX]) out
 		return outbox.Progress{Place: outbox.Place{Slot: slot, Position: position}, Finished: fmt.Sprint("beyond ", position)}
 	}
 	mine := take(one, "one", time.Minute, 3)
-	old := take(one, "one", leaseTime, 4)
+	old := take(one, "one", 5*leaseTime(), 4) // it has to last for a commit
 	refused, err := one.Commit(t.Context(), "g", "one", "x.y", []driver.Lease{mine[0], old[0]}, []outbox.Progress{at(3, 7), at(4, 8)})
 	if err != nil || len(refused) != 0 {
 		t.Fatalf("refused %v: %v", refused, err)

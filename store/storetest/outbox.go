@@ -193,7 +193,7 @@ func sentByHolder[TX any](t *testing.T, d Database[TX]) {
 	s, other := d.Open(t), d.Open(t)
 	slot := outbox.SlotOf("a.b", "k")
 	add(t, s, row("a.b", "k", 1), row("a.b", "k", 2), row("a.b", "other", 1))
-	old := hold(t, s, "one", leaseTime, slot)
+	old := hold(t, s, "one", leaseTime(), slot)
 	rows := pending(t, s, []int{slot}, 10)
 	var next []driver.Lease
 	eventually(t, "the lease of the first is over", func() bool {
@@ -226,18 +226,23 @@ func heldBack[TX any](t *testing.T, d Database[TX]) {
 	slot := outbox.SlotOf("a.b", "bad")
 	held := hold(t, s, "one", time.Minute, slot)
 	rows := pending(t, s, []int{slot}, 1)
-	if err := s.Hold(t.Context(), "relay", "one", held, []outbox.Refused{{Row: rows[0], Failure: "too \x00 large", Wait: 2 * leaseTime}}); err != nil {
-		t.Fatalf("Hold: %v", err)
+	back := func(wait time.Duration) {
+		t.Helper()
+		if err := s.Hold(t.Context(), "relay", "one", held, []outbox.Refused{{Row: rows[0], Failure: "too \x00 large", Wait: wait}}); err != nil {
+			t.Fatalf("Hold: %v", err)
+		}
 	}
+	back(time.Hour)
 	if got := pending(t, s, everySlot(), 10); fmt.Sprint(ids(got)) != "[good-1]" {
 		t.Errorf("while it is held: %v", ids(got))
 	}
 	if status, err := s.Status(t.Context()); err != nil || status.Held != 1 || status.Backlog != 3 {
 		t.Errorf("status %+v: %v", status, err)
 	}
+	back(leaseTime())
 	eventually(t, "it is tried again", func() bool { return len(pending(t, s, everySlot(), 10)) == 3 })
 	rows = pending(t, s, []int{slot}, 10)
-	if rows[0].Attempts != 1 || rows[0].Failure == "" {
+	if rows[0].Attempts != 2 || rows[0].Failure == "" {
 		t.Errorf("got %+v", rows[0])
 	}
 	if n, err := s.Sent(t.Context(), "relay", "one", held, rows); err != nil || n != 2 {
@@ -321,7 +326,7 @@ func told[TX any](t *testing.T, d Database[TX]) {
 		t.Helper()
 		select {
 		case <-wake:
-		case <-time.After(patience):
+		case <-time.After(patience()):
 			t.Fatal("not told: ", what)
 		}
 	}
@@ -335,7 +340,7 @@ func told[TX any](t *testing.T, d Database[TX]) {
 			if !open {
 				return
 			}
-		case <-time.After(patience):
+		case <-time.After(patience()):
 			t.Fatal("Wake goes on after its context has ended")
 		}
 	}

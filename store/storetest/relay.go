@@ -274,12 +274,12 @@ func pausedRelay[TX any](t *testing.T, d Database[TX]) {
 	inside, goOn := make(chan struct{}), make(chan struct{})
 	paused := &fakeBroker{during: func([]driver.Message) { close(inside); <-goOn }}
 	first := &counting{Queue: frozen{d.Open(t)}}
-	stop := relay(t, first, paused, outbox.Options{LeaseTime: 3 * leaseTime})
+	stop := relay(t, first, paused, outbox.Options{LeaseTime: 3 * leaseTime()})
 	<-inside
 	taken, goOn2 := make(chan struct{}), make(chan struct{})
 	successor := &fakeBroker{during: func([]driver.Message) { close(taken); <-goOn2 }}
 	second := &counting{Queue: d.Open(t)}
-	relay(t, second, successor, outbox.Options{LeaseTime: 20 * leaseTime})
+	relay(t, second, successor, outbox.Options{LeaseTime: 20 * leaseTime()})
 	<-taken // the lease of the first is over: another sends the same rows
 	close(goOn)
 	eventually(t, "the first one has tried to take its rows out", func() bool { calls, _ := first.counts(); return calls > 0 })

@@ -7,19 +7,21 @@ package storetest
 import (
 	"testing"
 	"time"
+
+	"github.com/tidings-go/tidings/internal/testtime"
 )
 
 // patience is how long the suite waits for something that is sure to come.
-const patience = 10 * time.Second
+func patience() time.Duration { return testtime.Patience(30 * time.Second) }
 
-// leaseTime is short, so that its end comes soon, and long enough for a slow
-// store to answer before.
-const leaseTime = 300 * time.Millisecond
+// leaseTime is short, so that its end comes soon. What has to happen before a lease
+// ends is tested with a long one.
+func leaseTime() time.Duration { return testtime.Scaled(300 * time.Millisecond) }
 
 // eventually waits for a condition.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	within(t, patience, what, condition)
+	within(t, patience(), what, condition)
 }
 
 // within waits for a condition, and not longer than limit.
