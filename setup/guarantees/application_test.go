@@ -143,13 +143,17 @@ func (a *application[TX]) effects(ctx context.Context) (map[string]int, error) {
 
 // onPostgres opens the application's database in the schema of a place.
 func onPostgres(ctx context.Context, place faults.Place) (*application[pgx.Tx], error) {
+	return onPostgresWith(ctx, place, 24, 3*time.Second) // 16 lanes, and what renews, reads and numbers must not wait for them
+}
+
+func onPostgresWith(ctx context.Context, place faults.Place, connections int32, connect time.Duration) (*application[pgx.Tx], error) {
 	config, err := pgxpool.ParseConfig(through(place.Database, place.DatabaseLine))
 	if err != nil {
 		return nil, err
 	}
-	config.MaxConns = 24 // 16 lanes, and what renews, reads and numbers must not wait for them
+	config.MaxConns = connections
 	config.ConnConfig.RuntimeParams["search_path"] = place.Namespace
-	config.ConnConfig.ConnectTimeout = 3 * time.Second
+	config.ConnConfig.ConnectTimeout = connect
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, err
