@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
 	"github.com/tidings-go/tidings/internal/share"
 )
 
@@ -27,6 +28,7 @@ type Relay struct {
 
 	mu     sync.Mutex
 	leases map[int]driver.Lease // by slot
+	unled  time.Time            // since when the leases cannot be asked, or zero
 }
 
 // Forward gives messages to a driver, such as [tidings.Bus.Forward]: nil when all
@@ -58,14 +60,15 @@ func NewRelay(queue Queue, forward Forward, options *Options) (*Relay, error) {
 	r.share = share.New(share.Options{
 		Leases: queue, Group: o.Group, Holder: r.holder, Names: map[string][]string{"slots": names}, TTL: o.LeaseTime,
 		Adopt: r.adopt, Drain: func(driver.Lease) {}, GiveUp: r.giveUp, Lost: func(leases []driver.Lease, _ string) { r.remove(leases) },
-		Joined: func() {}, Failed: func(err error) { r.o.Logger.Warn("outbox: the leases of the relay cannot be asked", "error", err) },
+		Joined: r.joined, Failed: r.failed, Stuck: r.stuck,
 	})
 	return r, nil
 }
 
 // Run relays until ctx ends, finishes the sends that are under way, and gives its
 // slots up. A database or broker that does not answer is asked again; it returns
-// nil.
+// nil. After the end of ctx it returns within two lease times, whatever does not
+// answer.
 func (r *Relay) Run(ctx context.Context) error {
 	var all, renewing sync.WaitGroup
 	renew, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -88,9 +91,18 @@ func (r *Relay) Run(ctx context.Context) error {
 	for _, w := range r.workers {
 		all.Go(func() { w.run(ctx) })
 	}
-	all.Wait()
-	stop()
-	renewing.Wait()
+	<-ctx.Done()
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*r.o.LeaseTime)
+	defer cancel()
+	err := calls.Do(ending, func(context.Context) error {
+		all.Wait()
+		stop()
+		renewing.Wait()
+		return nil
+	})
+	if err != nil {
+		r.o.Logger.Warn("outbox: the relay ends while the database or the broker does not answer", "error", err)
+	}
 	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(r.o.LeaseTime, 5*time.Second))
 	defer cancel()
 	if err := r.share.Leave(leaving); err != nil {
@@ -158,17 +170,21 @@ const (
 // clean deletes old sent rows, by one instance at a time and a little at once.
 func (r *Relay) clean(ctx context.Context) {
 	for pause(ctx, cleanEvery) {
-		held, err := r.queue.Acquire(ctx, cleanGroup, r.holder, []string{r.o.Group}, 1, cleanEvery)
+		held, err := calls.Within(ctx, r.o.LeaseTime, func(ctx context.Context) ([]driver.Lease, error) {
+			return r.queue.Acquire(ctx, cleanGroup, r.holder, []string{r.o.Group}, 1, cleanEvery)
+		})
 		if err != nil || len(held) == 0 {
 			continue // another does, or nobody can
 		}
 		for began := time.Now(); time.Since(began) < cleanEvery/2; {
-			n, err := r.queue.Clean(ctx, r.o.Keep, cleanBatch)
+			n, err := calls.Within(ctx, cleanEvery/2, func(ctx context.Context) (int, error) { return r.queue.Clean(ctx, r.o.Keep, cleanBatch) })
 			if err != nil || n < cleanBatch || !pause(ctx, 50*time.Millisecond) {
 				break
 			}
 		}
-		_ = r.queue.Release(context.WithoutCancel(ctx), cleanGroup, r.holder, []string{r.o.Group}) // else it ends by itself
+		_ = calls.DoWithin(context.WithoutCancel(ctx), time.Second, func(ctx context.Context) error {
+			return r.queue.Release(ctx, cleanGroup, r.holder, []string{r.o.Group}) // else it ends by itself
+		})
 	}
 }
 

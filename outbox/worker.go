@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/calls"
 )
 
 // worker sends the rows of its slots, one send at a time.
@@ -17,6 +18,8 @@ type worker struct {
 	number int
 	wake   chan struct{}
 	round  sync.Mutex // held from reading rows until they are taken out
+
+	progress progress
 
 	// each is how much is read of a slot at the next look: an equal part for those
 	// that had much the last time. 0 is an equal part for all.
@@ -101,12 +104,19 @@ func (w *worker) once(ctx context.Context) (more bool, err error) {
 	r := w.relay
 	slots, leases := w.owned()
 	if len(slots) == 0 {
-		return false, nil
+		if !w.progress.stuck(r.o.LeaseTime) {
+			w.progress.made()
+			return false, nil
+		}
+		slots = []int{w.number} // it lost them all: is it well again?
 	}
+	w.progress.begin()
+	defer func() { w.progress.end(ctx, err) }()
 	rows, more, err := w.read(ctx, slots)
-	if err != nil || len(rows) == 0 {
+	if err != nil || len(rows) == 0 || len(leases) == 0 {
 		return false, err
 	}
+	w.progress.step()
 	// A send ends before the lease of any of its slots does, whatever becomes of the
 	// renewal: the next holder sends the same rows. It does not end with ctx: what is
 	// sent is to be taken out, else it would be sent again.
@@ -117,11 +127,15 @@ func (w *worker) once(ctx context.Context) (more bool, err error) {
 	}
 	sending, cancel := context.WithDeadline(lasting, until)
 	sent, refused := w.send(sending, rows)
+	cut := sending.Err() != nil
 	cancel()
+	w.progress.step()
 	ending, cancel := context.WithTimeout(lasting, 2*r.o.LeaseTime/3)
 	defer cancel()
 	if len(sent) > 0 {
-		n, err := r.queue.Sent(ending, r.o.Group, r.holder, leases, sent)
+		n, err := calls.Until(ending, func(ctx context.Context) (int, error) {
+			return r.queue.Sent(ctx, r.o.Group, r.holder, leases, sent)
+		})
 		if err != nil {
 			return false, err
 		}
@@ -132,14 +146,16 @@ func (w *worker) once(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 	}
-	return more || len(refused) > 0, nil
+	// What a send had not come to when its time was over is next.
+	return more || len(refused) > 0 || cut && len(sent) > 0, nil
 }
 
 // read returns the next batch. more says that there may be more behind it.
 func (w *worker) read(ctx context.Context, slots []int) (rows []Row, more bool, err error) {
 	limit := w.relay.o.Batch
 	each := cmp.Or(w.each, portion(limit, len(slots)))
-	rows, err = w.relay.queue.Pending(ctx, Look{Slots: slots, Each: each, Limit: limit, Except: w.resting()})
+	look := Look{Slots: slots, Each: each, Limit: limit, Except: w.resting()}
+	rows, err = calls.Within(ctx, 2*w.relay.o.LeaseTime/3, func(ctx context.Context) ([]Row, error) { return w.relay.queue.Pending(ctx, look) })
 	if err != nil {
 		return nil, false, err
 	}
@@ -176,7 +192,9 @@ func (w *worker) hold(ctx context.Context, leases []driver.Lease, refused []refu
 	first := refused[0]
 	w.relay.o.Logger.Error("outbox: events cannot be sent, their aggregates are held back", "aggregates", len(refused), "type", first.row.Type, "id", first.row.ID,
 		"aggregateId", first.row.AggregateID, "attempts", first.row.Attempts+1, "wait", all[0].Wait, "error", first.err)
-	return w.relay.queue.Hold(ctx, w.relay.o.Group, w.relay.holder, leases, all)
+	return calls.Do(ctx, func(ctx context.Context) error {
+		return w.relay.queue.Hold(ctx, w.relay.o.Group, w.relay.holder, leases, all)
+	})
 }
 
 // resting are the channels that are to be tried later.
@@ -258,14 +276,17 @@ func (w *worker) send(ctx context.Context, rows []Row) (sent []Row, refused []re
 		one, more := w.send(ctx, rest)
 		return append(sent, one...), append(refused, more...)
 	}
+	left := make(map[[2]string]bool) // aggregates of which something is left as it is
 	for n, result := range results {
 		row := tried[n]
+		at := [2]string{row.Channel, row.AggregateID}
 		switch {
 		case result.State == driver.Stored:
 			sent = append(sent, row)
-		case stored[row.Channel] && result.State == driver.NotStored:
-			refuse(row, result.Err)
+		case stored[row.Channel] && (left[at] || result.State != driver.NotStored || untried(ctx, result.Err)):
+			left[at] = true // it comes again with the next batch
 		case stored[row.Channel]:
+			refuse(row, result.Err)
 		default:
 			w.sicken(row.Channel, result.Err)
 		}
@@ -276,6 +297,12 @@ func (w *worker) send(ctx context.Context, rows []Row) (sent []Row, refused []re
 		}
 	}
 	return sent, refused
+}
+
+// untried reports that a row was not sent because the time of the send was over:
+// nobody has refused it.
+func untried(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled))
 }
 
 // sendEach finds the rows that are too large for a driver that did not say which
