@@ -54,6 +54,10 @@ faults: ## Put every driver through every fault, silence too, and write what the
 silence: ## Let every broker and database fall silent, and write what was measured into docs/guarantees.md
 	scripts/faults silence $(FLAGS)
 
+.PHONY: deployments
+deployments: ## Let releases that differ follow each other on every durable driver, and write what is counted into docs/guarantees.md
+	scripts/faults deployments $(FLAGS)
+
 .PHONY: compare
 compare: ## Do the same work with Watermill on one PostgreSQL, side by side
 	scripts/compare
