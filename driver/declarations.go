@@ -5,8 +5,8 @@ import "context"
 // Declaration is one event type that a release of a subscription handles, and the
 // channel that it lies on.
 type Declaration struct {
-	Channel string
-	Type    string
+	Channel string `json:"channel"`
+	Type    string `json:"type"`
 }
 
 // Declarations is implemented by a driver that keeps, beside the positions of a
