@@ -264,9 +264,11 @@ func (q *queue) take(messages []types.Message) {
 	deliveries := make(map[*consumer][]driver.Delivery)
 	var order []*consumer
 	var unhandled []string
+	waits := make(map[string]time.Duration) // of groups of which one was given back
 	q.mu.Lock()
 	for n := range messages {
 		m := &messages[n]
+		group := m.Attributes["MessageGroupId"]
 		in := parse(m)
 		h := &held{queue: q, id: aws.ToString(m.MessageId), receipt: aws.ToString(m.ReceiptHandle), size: len(in.body), since: now, until: now.Add(q.driver.options.VisibilityTimeout)}
 		for _, header := range in.headers {
@@ -280,11 +282,19 @@ func (q *queue) take(messages []types.Message) {
 			back = append(back, change{h, 0})
 			continue
 		}
+		if wait, behind := waits[group]; behind { // what came with it in its group must not overtake it
+			back = append(back, change{h, wait})
+			continue
+		}
 		sent := milliseconds(m.Attributes["SentTimestamp"])
 		targets, giveUp := q.targets(in.eventType, h.id)
 		if giveUp {
 			if left := q.driver.options.UnhandledGrace - now.Sub(sent); left > 0 {
-				back = append(back, change{h, min(left, 15*time.Second)})
+				wait := min(left, 15*time.Second)
+				back = append(back, change{h, wait})
+				if group != "" {
+					waits[group] = wait
+				}
 				if !q.told[in.eventType] {
 					q.told[in.eventType] = true
 					unhandled = append(unhandled, in.eventType)
@@ -300,7 +310,7 @@ func (q *queue) take(messages []types.Message) {
 			p := &part{held: h, consumer: c}
 			h.parts = append(h.parts, p)
 			delivery := driver.Delivery{
-				Message: driver.Message{Channel: q.channel, Key: m.Attributes["MessageGroupId"], Headers: in.headers, Body: in.body, Size: h.size},
+				Message: driver.Message{Channel: q.channel, Key: group, Headers: in.headers, Body: in.body, Size: h.size},
 				Ref:     p, Time: sent, Attempt: received,
 			}
 			if q.channel == "" {

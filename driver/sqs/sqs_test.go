@@ -569,3 +569,37 @@ func TestTwelveHours(t *testing.T) {
 		t.Errorf("given back for %v", got)
 	}
 }
+
+// An event that no subscription of this instance handles goes back to the queue, and
+// what came behind it in its group goes with it: another aggregate's does not.
+func TestWhatIsBehindAnUnhandledTypeOfItsGroupGoesBackWithIt(t *testing.T) {
+	server := sqstest.Start(t)
+	d, sink := newDriver(t, server.URL()), drivertest.NewSink()
+	consumer, err := d.Subscribe(t.Context(), subscription("x.one", "a.b.c"), sink)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := message("d.e.f", "k", "another release's")
+	other.Channel = "a.b.c"
+	publish(t, d, message("a.b.c", "k", "before"), other, message("a.b.c", "k", "behind"), message("a.b.c", "elsewhere", "beside"))
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- consumer.Run(ctx) }()
+	drivertest.Eventually(t, "the other group goes on, and the type is reported", func() bool {
+		return sink.Count() >= 2 && len(sink.Reports(driver.ReportIgnored)) > 0
+	})
+	var got []string
+	for _, delivery := range sink.Got() {
+		got = append(got, string(delivery.Body))
+	}
+	if strings.Join(got, " ") != "before beside" {
+		t.Errorf("delivered %q, want \"before beside\"", got)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if err := consumer.Close(context.WithoutCancel(t.Context())); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
