@@ -78,6 +78,10 @@ interop: ## Let Go and TypeScript talk over real Kafka, SQS and Redis, both ways
 cut: ## Rehearse the cut into several Go modules
 	scripts/module-cut
 
+.PHONY: fresh
+fresh: ## Rehearse a new machine: .ci/run in a fresh clone with an empty home and no cache
+	scripts/fresh
+
 .PHONY: brokers-up
 brokers-up: ## Start the brokers that the tests use
 	scripts/brokers up
