@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/testtime"
 )
 
 // Harness is how the suite reaches the driver under test.
@@ -21,7 +22,8 @@ type Harness struct {
 	Patience time.Duration
 
 	// TimeScale stretches every time of the suite, Patience and the backoffs of
-	// handlers included, for a slow broker or machine. 0 means 1.
+	// handlers included, for a slow broker. 0 means 1. On a slow or busy machine the
+	// environment variable TIDINGS_TEST_SCALE multiplies it.
 	TimeScale float64
 
 	// Events is how many events the case "ledger" has, for a broker to which each
@@ -146,5 +148,5 @@ func (s *scene) missing(c conformance) string {
 func (h Harness) patience() time.Duration { return h.scale(cmp.Or(h.Patience, 20*time.Second)) }
 
 func (h Harness) scale(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * cmp.Or(h.TimeScale, 1))
+	return testtime.Scaled(time.Duration(float64(d) * cmp.Or(h.TimeScale, 1)))
 }
