@@ -29,6 +29,7 @@ type Bus struct {
 	clock     Clock
 	tally     tally
 	observers observers
+	suspects  suspects
 	instance  string // unique per bus; the beginning of its owners' names
 	owners    atomic.Int64
 	messages  sync.Pool
@@ -320,7 +321,7 @@ func (b *Bus) connect(ctx context.Context) error {
 		switch {
 		case s.options.WithoutDedup || b.options.WithoutDedup:
 		case b.options.Claims != nil && !s.options.EachInstance:
-			s.claims = b.stores.claims(b.options.Claims)
+			s.claims, s.epochs = b.stores.claims(b.options.Claims), b.stores.epochs(b.options.Claims)
 		default:
 			s.claims = local
 			processLocal = append(processLocal, s.name)
@@ -531,6 +532,7 @@ func (b *Bus) shut(ctx context.Context) error {
 	b.closed.Store(true)
 	b.stopSettling()
 	b.stopStoring()
+	b.suspects.giving.Wait()
 	var errs []error
 	b.stores.outage.Close()
 	if err := calls.Do(ctx, b.driver.Close); err != nil {

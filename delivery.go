@@ -113,6 +113,7 @@ type attempt struct {
 	after map[int]func()
 	next  int
 
+	claimed bool // the engine has a claim on the event
 	overdue bool // reported; guarded by the subscription's lock
 }
 

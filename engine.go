@@ -29,7 +29,8 @@ type subscription struct {
 
 	consumer driver.Consumer
 	claims   driver.Claims // nil: no dedup
-	store    driver.Lanes  // nil: nothing can be parked
+	epochs   driver.ClaimEpochs
+	store    driver.Lanes // nil: nothing can be parked
 	dead     driver.DeadLetters
 	joined   chan struct{}
 	joinOnce sync.Once
@@ -52,6 +53,7 @@ type subscription struct {
 	stopping bool  // start nothing that the broker would give again
 	halted   bool  // start nothing at all
 	idle     chan struct{}
+	quiet    chan struct{} // a suspect waits until nothing runs
 	settler  settler
 	vitals   vitals
 	declared declarations
@@ -80,8 +82,9 @@ type source struct {
 	owned   bool
 
 	since   time.Time  // when this process was given it
-	fencing sync.Mutex // guards fences, while a store is asked
+	fencing sync.Mutex // guards fences and claims, while a store is asked
 	fences  map[any]int64
+	claims  int64 // the epoch of claims; 0: not known yet
 }
 
 // Deliver implements [driver.Sink].
@@ -327,6 +330,9 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 		return false
 	}
 	wait := s.hold(l, i)
+	if wait == 0 {
+		wait = s.standBack(l, i)
+	}
 	if wait == 0 && i.stage != stageIgnored {
 		wait = s.throttle(l)
 	}
@@ -407,6 +413,8 @@ func (s *subscription) end(i *item) {
 		i.runNext.runPrev = i.runPrev
 	}
 	i.runPrev, i.runNext = nil, nil
+	s.endTurn(i)
+	s.checkQuiet()
 }
 
 // next carries out a verdict and moves the lane on. The caller holds the lock.
@@ -486,7 +494,7 @@ func (s *subscription) newLane(key driver.Lane) *lane {
 	}
 	s.spare = nil
 	l.key, l.due, l.parkedHead, l.owner, l.order, l.admitted = key, time.Time{}, nil, nil, driver.LaneOrder{}, false
-	l.guarded, l.lacking = false, false
+	l.guarded, l.lacking, l.standsBack, l.anew = false, false, false, false
 	s.lanes[key] = l
 	return l
 }

@@ -241,7 +241,7 @@ func TestABusyEventIsTriedAgain(t *testing.T) {
 // What kills its process is counted by the claims store, and given up on.
 func TestAnEventThatCrashesIsGivenUp(t *testing.T) {
 	broker := newRandomBroker()
-	claims := &scriptedClaims{sharedClaims: sharedClaims{states: map[string]string{}}, answers: []driver.ClaimAnswer{{State: driver.ClaimFresh, Crashes: 3}}}
+	claims := &scriptedClaims{sharedClaims: sharedClaims{states: map[string]string{}}, answers: []driver.ClaimAnswer{{State: driver.ClaimFresh, Crashes: 4, Alone: 2}}}
 	called := false
 	b, _ := oneProcess(t, broker, &tidings.Options{Claims: claims}, numberChosen, func(context.Context, tidings.Event[numberPayload]) error {
 		called = true

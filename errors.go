@@ -60,9 +60,10 @@ var (
 	ErrFenced = errors.New("tidings: another instance owns the source of this event by now")
 
 	// ErrCrashed is wrapped by the failure of an event that was started again
-	// and again and never finished, because its process ended each time.
-	// Returned by a handler that counts starts itself (package inbox), it makes
-	// a dead letter with the reason "crashed".
+	// and again and never finished, because its process ended each time, see
+	// SubscribeOptions.MaxCrashes. What becomes of it is decided by
+	// SubscribeOptions.OnExhausted at once, with the reason "crashed"; so too where
+	// a handler that counts for itself returns it.
 	ErrCrashed = errors.New("tidings: its process ended each time it was started")
 
 	// ErrUnavailable is wrapped by the error of a reaction with a claim of its own

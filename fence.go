@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/tidings-go/tidings/driver"
 )
 
 // clockSkew is how far a broker's clock may be ahead of this process's without
@@ -55,6 +57,54 @@ func (s *subscription) fence(i *item) (verdict, bool) {
 	o.fences[f.store] = epoch
 	i.fence = epoch
 	return verdict{}, true
+}
+
+// advanceClaims makes sure that the source of an item has an epoch of this ownership
+// where claims are made: those of an earlier owner are not waited for. False means
+// that the verdict stands.
+func (s *subscription) advanceClaims(i *item) (verdict, bool) {
+	o := i.source
+	if s.epochs == nil || o.name == "" {
+		return verdict{}, true
+	}
+	o.fencing.Lock()
+	defer o.fencing.Unlock()
+	if o.claims == 0 {
+		if s.tooLate(i) { // or an old owner would be taken for the new one
+			return verdict{wait: s.options.Backoff.Initial}, false
+		}
+		epoch, err := s.epochs.AdvanceClaims(s.bus.storing, s.name, o.name)
+		if err != nil {
+			return s.storeFailed(i, fmt.Errorf("advance the claims of %s: %w", o.name, err)), false
+		}
+		o.claims = epoch
+	}
+	i.claimEpoch = o.claims
+	return verdict{}, true
+}
+
+// detach makes others wait for claims of what still runs here although its source
+// is somebody else's by now. It takes no longer than a moment.
+func (s *subscription) detach(o *source) {
+	if s.epochs == nil {
+		return
+	}
+	var requests []driver.ClaimRequest
+	s.mu.Lock()
+	for i := s.running; i != nil; i = i.runNext {
+		if a := i.attempt.Load(); a != nil && a.claimed && i.source == o {
+			requests = append(requests, i.claimRequest())
+		}
+	}
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(s.bus.storing, afterCancel)
+	defer cancel()
+	for _, r := range requests {
+		if err := s.epochs.DetachClaim(ctx, r); err != nil {
+			s.observe(Observation{Kind: StoreFailed, Source: o.name, Err: fmt.Errorf("keep the claim on what still runs: %w", err)})
+			return // the next owner starts it beside this one
+		}
+	}
 }
 
 // unfence forgets an epoch that was found to be old. If the broker says that the

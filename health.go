@@ -29,6 +29,9 @@ type Health struct {
 	// Subscriptions is the state of each, in the order in which they were
 	// declared.
 	Subscriptions []SubscriptionHealth
+	// Alone: an event that was in hand at several deaths of a process is handled, or
+	// about to be, while no other handler is started.
+	Alone bool
 }
 
 // SubscriptionHealth is the state of one subscription.
@@ -56,6 +59,9 @@ type SubscriptionHealth struct {
 	// is usual while a release is deployed or rolled back, and no reason not to be
 	// ready.
 	Lacks []Lacked
+	// Suspects is how many events were in hand when a process died and wait to be
+	// handled one at a time, or are.
+	Suspects int
 }
 
 // vitals is what a subscription remembers for its health. Guarded by its lock.
@@ -94,6 +100,7 @@ func (b *Bus) Health() Health {
 			}
 		}
 	}
+	h.Alone = b.suspects.alone.Load() != nil
 	for _, s := range subscriptions {
 		one := s.health()
 		h.Subscriptions = append(h.Subscriptions, one)
@@ -146,6 +153,7 @@ func (s *subscription) health() SubscriptionHealth {
 			h.Parked++
 		}
 	}
+	h.Suspects = s.bus.suspects.of(s)
 	return h
 }
 

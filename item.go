@@ -61,6 +61,7 @@ type item struct {
 	owner        string // of its claim
 	fence        int64
 	needs        int64 // the first read of the record that decides what has no reaction
+	claimEpoch   int64
 	hash         uint64
 
 	stage    stage
@@ -70,6 +71,12 @@ type item struct {
 	finished bool
 	running  bool
 	probe    bool // the outage guard's
+
+	suspicion *suspicion // it was started before and never finished
+	suspected bool       // it is a suspect, or was one
+	convicted bool       // it is parked because it ends the process
+	anew      bool       // what is counted against it is to be forgotten first
+	counted   bool       // Starts has counted this start
 
 	// the list of running items; guarded by the subscription's lock
 	runPrev *item
@@ -326,6 +333,9 @@ func (i *item) claimRequest() driver.ClaimRequest {
 		Owner:        i.owner,
 		Lease:        s.options.ClaimLease,
 		Digest:       i.payloadDigest(),
+	}
+	if i.claimEpoch > 0 {
+		r.Source, r.Epoch = i.source.name, i.claimEpoch
 	}
 	if d := i.reaction.definition; d.occurrence == Once && i.aggregateID != "" {
 		r.Keep = d.keep

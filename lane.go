@@ -49,6 +49,11 @@ type lane struct {
 	guarded bool
 	// lacking: its head is one that only another release handles.
 	lacking bool
+	// standsBack: it waits while a suspect runs alone.
+	standsBack bool
+	// anew: an operator wants the parked head to be tried; only who runs the lane
+	// uses it.
+	anew bool
 	// admitted: MaxRate has let its head start.
 	admitted bool
 

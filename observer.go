@@ -122,11 +122,14 @@ const (
 	Redriven
 	// Resolved: a dead letter that was tried again is handled.
 	Resolved
+	// Suspected: the event was in hand when a process died, Count times. It is
+	// handled one at a time with others of that kind, or alone.
+	Suspected
 )
 
 var kindNames = [...]string{"", "published", "publish failed", "received", "started", "handled", "retried", "deduplicated", "duplicate differs", "busy",
 	"held", "parked", "dead-lettered", "blocked", "ignored", "unkeyed", "overdue", "abandoned", "discarded", "settled", "settle failed", "store failed", "guard closed", "guard opened", "reported",
-	"redriven", "resolved"}
+	"redriven", "resolved", "suspected"}
 
 // String returns the word that logs use.
 func (k Kind) String() string {

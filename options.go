@@ -268,9 +268,13 @@ type SubscribeOptions struct {
 	MaxBytes  int
 	MaxEvents int
 
-	// MaxCrashes is how often an event may be started and never finished,
-	// because its process died, before it becomes a dead letter. It needs a
-	// claims store that outlives the process. Defaults to 3.
+	// MaxCrashes is how often the process may die while it handles an event and
+	// nothing else, before OnExhausted decides, with the reason "crashed". What was
+	// in hand when a process died is handled one at a time afterwards, and what was
+	// so at two deaths is handled alone: so an event that ends its process does so
+	// two times more than this, three times with an inbox, and no event becomes a
+	// dead letter because another ended the process beside it. It needs a claims
+	// store that outlives the process, or an inbox. Defaults to 2.
 	MaxCrashes int
 
 	// MaxRate is how many attempts begin per second at most, in this process, over
@@ -334,7 +338,7 @@ func (o *SubscribeOptions) withDefaults() SubscribeOptions {
 	options.ParkBackoff = options.ParkBackoff.withDefaults(30*time.Second, 10*time.Minute)
 	options.Concurrency = cmp.Or(options.Concurrency, 16)
 	options.MaxAttempts = cmp.Or(options.MaxAttempts, 10)
-	options.MaxCrashes = cmp.Or(options.MaxCrashes, 3)
+	options.MaxCrashes = cmp.Or(options.MaxCrashes, 2)
 	options.Timeout = cmp.Or(options.Timeout, 30*time.Second)
 	if options.Timeout < 0 {
 		options.ClaimLease = cmp.Or(options.ClaimLease, time.Hour)

@@ -53,6 +53,7 @@ func (s *subscription) Revoke(ctx context.Context, sources []driver.Source) {
 		w.ownership.lost = true
 		s.cancelRunning(w.ownership, ErrLost)
 		s.mu.Unlock()
+		s.detach(w.ownership)
 	}
 }
 
@@ -60,17 +61,24 @@ func (s *subscription) Revoke(ctx context.Context, sources []driver.Source) {
 // discarded. A handler that goes on keeps its lane, so that this process at
 // least does not run two events of it at once.
 func (s *subscription) Lose(sources []driver.Source) {
+	var lost []*source
 	s.mu.Lock()
 	for _, from := range sources {
 		if o := s.giveUp(from); o != nil {
 			o.lost = true
+			lost = append(lost, o)
 			s.cancelRunning(o, ErrLost)
 			s.checkSource(o)
 		}
 	}
 	dropped := s.dropGiven()
 	s.mu.Unlock()
-	s.workers.Go(func() { s.releaseDropped(dropped) }) // Lose does not wait
+	s.workers.Go(func() { // Lose does not wait
+		for _, o := range lost {
+			s.detach(o)
+		}
+		s.releaseDropped(dropped)
+	})
 }
 
 // giveUp marks an ownership as given, also one that delivered nothing yet.
@@ -104,6 +112,7 @@ func (s *subscription) releaseDropped(items []*item) {
 // letGo ends the claim of an item that this process will not go on with. One
 // that was handled is marked done all the same.
 func (s *subscription) letGo(i *item) {
+	s.endTurn(i)
 	if !i.claimed {
 		return
 	}

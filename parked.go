@@ -1,6 +1,7 @@
 package tidings
 
 import (
+	"cmp"
 	"context"
 	"sync"
 
@@ -88,12 +89,12 @@ func (l *localLanes) Head(_ context.Context, owner driver.Ownership, lane driver
 }
 
 // Record implements [driver.Lanes].
-func (l *localLanes) Record(_ context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, failure string) error {
+func (l *localLanes) Record(_ context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, reason, failure string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if p := l.subscriptions[owner.Subscription]; p != nil && len(p.lanes[lane]) > 0 && p.lanes[lane][0].ID == id {
 		head := &p.lanes[lane][0]
-		head.Attempts, head.Err = attempts, failure
+		head.Attempts, head.Reason, head.Err = attempts, cmp.Or(reason, head.Reason), failure
 	}
 	return nil
 }

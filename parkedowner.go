@@ -207,6 +207,7 @@ func (s *subscription) obey(l *lane) {
 		l.due = time.Time{}
 	}
 	s.mu.Unlock()
+	l.anew = l.anew || order.Verb == driver.RetryHead
 	if order.Verb != driver.SkipHead && order.Verb != driver.SkipLane {
 		return
 	}
@@ -263,7 +264,9 @@ func (s *subscription) parkedItem(l *lane, head driver.Parked) *item {
 		d := driver.Delivery{Message: head.Message, Ref: storedRef(head.Position), Time: head.Time}
 		i = s.newItem(&d)
 		i.stored, i.attempts, i.lane = true, head.Attempts, l
+		i.convicted = head.Reason == "crashed"
 		l.parkedHead = i
 	}
+	i.anew, l.anew = i.anew || l.anew, false
 	return i
 }

@@ -76,7 +76,11 @@ func (s *subscription) runParked(l *lane) (again bool) {
 		s.mu.Unlock()
 		return false
 	}
-	if turn := s.throttle(l); turn > 0 {
+	turn := s.standBack(l, l.parkedHead)
+	if turn == 0 {
+		turn = s.throttle(l)
+	}
+	if turn > 0 {
 		s.makeWait(l, turn, true)
 		s.mu.Unlock()
 		return false
@@ -219,8 +223,10 @@ func (s *subscription) tryParkedHead(l *lane) (more bool, wait time.Duration, er
 		text := ""
 		if i.failure != nil {
 			text = i.failure.Error()
+		} else if i.attempts == head.Attempts { // it was not tried
+			return true, wait, nil
 		}
-		err := s.store.Record(s.bus.storing, s.parkingOf(owner), l.key, head.ID, i.attempts, text)
+		err := s.store.Record(s.bus.storing, s.parkingOf(owner), l.key, head.ID, i.attempts, i.reasonToStay(head.Reason), text)
 		if !s.notOwned(owner, err) && err != nil {
 			s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
 		}
@@ -273,7 +279,10 @@ func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
 		s.releaseClaim(i)
 		return false, s.options.ParkBackoff.Initial
 	}
-	err := s.call(i, nil)
+	if v, counted := s.count(i); !counted {
+		return v.done, v.wait
+	}
+	err := s.run(i, nil)
 	a := i.attempt.Swap(nil)
 	took := s.bus.clock.Now().Sub(a.started)
 	if err == nil {

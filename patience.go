@@ -114,6 +114,19 @@ func (c watchedClaims) Release(ctx context.Context, r driver.ClaimRequest) error
 	return c.watch.ask(ctx, "claims", func(ctx context.Context) error { return c.Claims.Release(ctx, r) })
 }
 
+type watchedEpochs struct {
+	driver.ClaimEpochs
+	watch *storeWatch
+}
+
+func (e watchedEpochs) AdvanceClaims(ctx context.Context, subscription, source string) (epoch int64, err error) {
+	err = e.watch.ask(ctx, "claims", func(ctx context.Context) error {
+		epoch, err = e.ClaimEpochs.AdvanceClaims(ctx, subscription, source)
+		return err
+	})
+	return epoch, err
+}
+
 type watchedLanes struct {
 	driver.Lanes
 	watch *storeWatch
@@ -139,9 +152,9 @@ func (l watchedLanes) Head(ctx context.Context, owner driver.Ownership, lane dri
 	return head, found, err
 }
 
-func (l watchedLanes) Record(ctx context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, failure string) error {
+func (l watchedLanes) Record(ctx context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, reason, failure string) error {
 	return l.watch.ask(ctx, "lanes", func(ctx context.Context) error {
-		return l.Lanes.Record(ctx, owner, lane, id, attempts, failure)
+		return l.Lanes.Record(ctx, owner, lane, id, attempts, reason, failure)
 	})
 }
 
@@ -213,6 +226,13 @@ func (w *storeWatch) claims(c driver.Claims) driver.Claims {
 		return c
 	}
 	return watchedClaims{c, w}
+}
+
+func (w *storeWatch) epochs(c driver.Claims) driver.ClaimEpochs {
+	if e, ok := c.(driver.ClaimEpochs); ok {
+		return watchedEpochs{e, w}
+	}
+	return nil
 }
 
 func (w *storeWatch) lanes(l driver.Lanes) driver.Lanes {

@@ -46,7 +46,10 @@ func (s *subscription) processEvent(i *item, t *tree) verdict {
 	if s.tooLate(i) {
 		return verdict{wait: s.options.Backoff.Initial}
 	}
-	err := s.call(i, t)
+	if v, counted := s.count(i); !counted {
+		return v
+	}
+	err := s.run(i, t)
 	return s.outcome(i, err)
 }
 
@@ -63,7 +66,12 @@ func (s *subscription) claim(i *item) (verdict, bool) {
 	if s.claims == nil || i.reaction.ownClaim {
 		return verdict{}, true
 	}
-	answer, err := s.claims.Claim(s.bus.storing, i.claimRequest())
+	if v, advanced := s.advanceClaims(i); !advanced {
+		return v, false
+	}
+	request := i.claimRequest()
+	request.Counting = i.counting()
+	answer, err := s.claims.Claim(s.bus.storing, request)
 	if err != nil {
 		return s.storeFailed(i, fmt.Errorf("claim: %w", err)), false
 	}
@@ -81,12 +89,7 @@ func (s *subscription) claim(i *item) (verdict, bool) {
 		return verdict{wait: wait}, false
 	}
 	i.claimed = true
-	if answer.Crashes >= s.options.MaxCrashes {
-		i.failure = fmt.Errorf("tidings: it was started %d times and its process ended each time", answer.Crashes)
-		i.reason, i.stage = "crashed", stageDead
-		return s.buryItem(i), false
-	}
-	return verdict{}, true
+	return s.weigh(i, answer.Crashes, answer.Alone)
 }
 
 // call runs one attempt of the handler.
@@ -96,7 +99,7 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 	if a.item != nil {
 		a = new(attempt) // a handler may have kept the earlier one
 	}
-	a.values, a.item, a.number, a.started, a.tree = s.bus.values, i, i.attempts+1, clock.Now(), t
+	a.values, a.item, a.number, a.started, a.tree, a.claimed = s.bus.values, i, i.attempts+1, clock.Now(), t, i.claimed
 	if s.options.Timeout > 0 {
 		a.deadline = a.started.Add(s.options.Timeout)
 	}
@@ -280,14 +283,17 @@ func (s *subscription) finishClaim(i *item) verdict {
 	return verdict{done: true, settle: true}
 }
 
-// releaseClaim gives the key back. A failure is not repeated: the next claim by
-// this process renews it, and another's waits for the lease to end.
+// releaseClaim gives the key back, of a suspect with what is counted against it. A
+// failure is not repeated: the next claim by this process renews it, and another's
+// waits for the lease to end.
 func (s *subscription) releaseClaim(i *item) {
 	if !i.claimed {
 		return
 	}
 	i.claimed = false
-	if err := s.claims.Release(s.bus.storing, i.claimRequest()); err != nil {
+	request := i.claimRequest()
+	request.Unstarted = i.suspicion != nil
+	if err := s.claims.Release(s.bus.storing, request); err != nil {
 		i.observe(s.bus.values, StoreFailed, func(o *Observation) { o.Err = fmt.Errorf("release: %w", err) })
 	}
 }

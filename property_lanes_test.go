@@ -81,7 +81,7 @@ func (l *fencedLanes) Head(_ context.Context, o driver.Ownership, lane driver.La
 	return head, found, err
 }
 
-func (l *fencedLanes) Record(_ context.Context, o driver.Ownership, lane driver.Lane, id string, attempts int, failure string) error {
+func (l *fencedLanes) Record(_ context.Context, o driver.Ownership, lane driver.Lane, id string, attempts int, reason, failure string) error {
 	return l.as(o, func() {
 		if events := l.lanes[lane]; len(events) > 0 && events[0].ID == id {
 			events[0].Attempts, events[0].Err = attempts, failure

@@ -3,6 +3,8 @@ package tidings
 import (
 	"context"
 	"fmt"
+
+	"github.com/tidings-go/tidings/driver"
 )
 
 // HandleFunc is a handler without its payload's type, as Options.Wrap sees it.
@@ -16,6 +18,7 @@ type Reaction struct {
 	ownClaim   bool
 	ignored    bool
 	fence      *fence
+	starts     Starts
 	place      string
 }
 
@@ -43,6 +46,26 @@ func OwnClaim(r *Reaction) { r.ownClaim = true }
 func Fence(store any, advance func(ctx context.Context, subscription, source string) (epoch int64, err error)) ReactionOption {
 	return func(r *Reaction) { r.fence = &fence{store, advance} }
 }
+
+// Starts counts how often an event was started and never finished, because its
+// process ended, for a reaction with [OwnClaim]: in a store that outlives the
+// process, keyed by subscription and dedup key, each time in a statement of its own.
+// It is safe for concurrent use.
+type Starts interface {
+	// Start counts a start and returns how often the event was started before
+	// without End, and how many of these starts were counted as
+	// [driver.CountAlone]. With [driver.CountFirst] nothing is counted where there
+	// were any.
+	Start(ctx context.Context, subscription, key string, counting driver.Counting) (crashes, alone int, err error)
+	// End forgets what is counted: the handler has returned, or an operator wants
+	// the event to be tried again.
+	End(ctx context.Context, subscription, key string) error
+}
+
+// Counted says where the starts of a reaction with [OwnClaim] are counted. The engine
+// counts right before the handler is called, for events that may have been started
+// before, and forgets the count when it returns.
+func Counted(starts Starts) ReactionOption { return func(r *Reaction) { r.starts = starts } }
 
 // On makes a reaction: fn is called with each event of the contract, in the
 // version that the contract has, whatever version was published.

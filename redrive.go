@@ -237,7 +237,7 @@ func (s *subscription) retryItem(l *driver.StoredDeadLetter) *item {
 	if i.wire != nil && i.stage != stageDead && l.ID != "" && l.Reason != "undecodable" {
 		i.id = l.ID // an event without an id of its own was given one, which it keeps
 	}
-	i.stored, i.letter = true, &redriven{StoredDeadLetter: *l}
+	i.stored, i.letter, i.anew = true, &redriven{StoredDeadLetter: *l}, !l.Interrupted
 	return i
 }
 
@@ -271,6 +271,7 @@ func (s *subscription) endLetter(i *item) {
 	if r.inHand[i.letter.Key] != i {
 		return
 	}
+	s.endTurn(i)
 	delete(r.inHand, i.letter.Key)
 	if r.full && len(r.inHand) <= redriveInHand/2 {
 		r.full = false

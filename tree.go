@@ -150,7 +150,7 @@ func (s *subscription) runReserved(i *item, t *tree) {
 		s.mu.Unlock()
 		return
 	}
-	if s.busy >= s.options.Concurrency || s.halted {
+	if s.busy >= s.options.Concurrency || s.halted || s.bus.suspects.alone.Load() != nil {
 		s.makeReady(l)
 		s.dispatch()
 		s.mu.Unlock()

@@ -13,16 +13,21 @@ type Claims interface {
 	//   - nobody has it: it is claimed until Lease ends, ClaimFresh;
 	//   - the same Owner has it: the lease is renewed, ClaimFresh;
 	//   - another owner has it: ClaimBusy, with the end of that lease;
-	//   - another owner had it and the lease is over: taken over, ClaimFresh
-	//     with Crashes one higher than before;
+	//   - another owner had it and the lease is over, or it had claimed under an
+	//     older Epoch of the same Source: taken over, ClaimFresh. A start of that
+	//     owner never finished: Crashes is one higher than before, and Alone if it
+	//     was counted as such;
 	//   - it was finished: ClaimDone, with the digest of the first payload.
+	// Request.Counting says whether a claim that is fresh counts as a start.
 	Claim(ctx context.Context, request ClaimRequest) (ClaimAnswer, error)
 
 	// Finish marks claims as done. Only a claim whose Owner still has it is
 	// marked; ErrNotClaimed says that another has taken it over.
 	Finish(ctx context.Context, request ClaimRequest) error
 
-	// Release gives a claim back unfinished, so that the next Claim is fresh.
+	// Release gives a claim back unfinished, so that the next Claim is fresh and
+	// nothing is counted against the event any more. With Request.Unstarted what
+	// is counted stays, for a month at least, and this claim is no start.
 	// Releasing what is not claimed by Owner does nothing.
 	Release(ctx context.Context, request ClaimRequest) error
 
@@ -48,6 +53,41 @@ type ClaimRequest struct {
 	Keep time.Duration
 	// Digest is a hash of the payload, kept with the key.
 	Digest uint64
+	// Source is where the event came from and Epoch this process's ownership of
+	// it, as [ClaimEpochs] counts; "" and 0 where nobody owns sources. A claim
+	// under an older epoch of a source is not waited for.
+	Source string
+	Epoch  int64
+	// Counting says what a claim counts as.
+	Counting Counting
+	// Unstarted says of a claim that is released that its event was not started.
+	Unstarted bool
+}
+
+// Counting says whether, and as what, the start of an event is counted. A count
+// that stays is a process that ended while it handled the event.
+type Counting int
+
+const (
+	// CountFirst counts a start unless earlier ones never finished: then nothing
+	// is counted yet.
+	CountFirst Counting = iota
+	// CountBeside counts a start beside other events.
+	CountBeside
+	// CountAlone counts a start while the process handles nothing else.
+	CountAlone
+)
+
+// ClaimEpochs is implemented by [Claims] that tell apart who owned a source when
+// something was claimed.
+type ClaimEpochs interface {
+	// AdvanceClaims gives a source of a subscription to the caller and returns its
+	// epoch, which is higher than every earlier one.
+	AdvanceClaims(ctx context.Context, subscription, source string) (epoch int64, err error)
+	// DetachClaim says that the claim of an owner, who has lost the source and still
+	// handles the event, is to be waited for until its lease ends. What is not
+	// claimed by Owner is left alone.
+	DetachClaim(ctx context.Context, request ClaimRequest) error
 }
 
 // ClaimState is the answer of a [Claims] store.
@@ -66,8 +106,10 @@ type ClaimAnswer struct {
 	Until time.Time
 	// Digest is, for ClaimDone, the digest of the payload that was handled.
 	Digest uint64
-	// Crashes is how many owners let their lease end without Finish or Release.
-	Crashes int
+	// Crashes is how often the event was started before and never finished: by
+	// owners that neither finished nor released their claims. Alone is how many of
+	// these starts were counted as [CountAlone].
+	Crashes, Alone int
 }
 
 // DeadLetter is an event that a subscription gave up on.
@@ -154,8 +196,9 @@ type Lanes interface {
 	// Head returns the oldest event of a lane; false when it holds none.
 	Head(ctx context.Context, owner Ownership, lane Lane) (Parked, bool, error)
 
-	// Record stores how often the head was tried and how it failed last.
-	Record(ctx context.Context, owner Ownership, lane Lane, id string, attempts int, failure string) error
+	// Record stores how often the head was tried, how it failed last, and why it is
+	// still there, unless reason is "".
+	Record(ctx context.Context, owner Ownership, lane Lane, id string, attempts int, reason, failure string) error
 
 	// Remove takes the head away when its ID is id, and reports whether the lane
 	// holds anything after that. Removing what is not there is accepted. It costs

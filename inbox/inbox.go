@@ -16,10 +16,10 @@ import (
 // an error everything is rolled back. fn must not commit or roll back tx, and
 // must not keep it.
 //
-// An event that was handled before is deduplicated; fn is not called. An event
-// that may have been started before is counted in a statement of its own, so
-// that one whose handler ends the process becomes a dead letter with the reason
-// "crashed" after SubscribeOptions.MaxCrashes starts.
+// An event that was handled before is deduplicated; fn is not called. The start of an
+// event that may have been started before is counted in a statement of its own, so
+// that one whose handler ends the process is given up with the reason "crashed", see
+// SubscribeOptions.MaxCrashes.
 //
 // A commit whose outcome is unknown (the connection broke) is looked up on
 // another connection: the event is handled, or it is tried again. While that
@@ -36,7 +36,7 @@ func On[TX, P any](store Store[TX], contract tidings.Contract[P], fn func(ctx co
 	}
 	options := []tidings.ReactionOption{tidings.OwnClaim}
 	if store != nil {
-		options = append(options, tidings.Fence(store, store.Advance))
+		options = append(options, tidings.Fence(store, store.Advance), tidings.Counted(store))
 	}
 	return tidings.NewReaction(contract, handle, options...)
 }
@@ -55,28 +55,6 @@ func attempt[TX, P any](ctx context.Context, store Store[TX], fn func(context.Co
 	// Before the handler is called it is the store that fails, and not the event.
 	unavailable := func(what string, err error) error {
 		return fmt.Errorf("%w: %w", tidings.ErrUnavailable, fail(what, err))
-	}
-	if d.Retried {
-		if err := store.End(ctx, d.Subscription, d.DedupKey); err != nil {
-			return unavailable("begin to count its starts anew", err)
-		}
-	}
-	if d.Redelivered {
-		starts, err := store.Start(ctx, d.Subscription, d.DedupKey)
-		if err != nil {
-			return unavailable("count the start", err)
-		}
-		if starts > d.MaxCrashes {
-			// The count stays until the dead letter is stored and settled: whoever is
-			// given the event again comes to the same end.
-			return fail(fmt.Sprintf("started %d times", starts-1), tidings.ErrCrashed)
-		}
-		defer func() {
-			// Returned, with or without an error, it has not ended the process.
-			ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookupTime)
-			defer cancel()
-			_ = store.End(ending, d.Subscription, d.DedupKey) // else it counts once too often
-		}()
 	}
 	begun, handled := false, false
 	err := store.Transact(ctx, func(ctx context.Context, tx TX) error {

@@ -30,7 +30,7 @@ var (
 type ledgerStore struct {
 	mu      sync.Mutex
 	state   ledgerState
-	starts  map[string]int
+	starts  map[string][2]int // all, and those alone
 	epochs  map[string]int64
 	breaks  int  // how many commits break
 	lands   bool // whether a broken commit is carried out
@@ -47,7 +47,7 @@ type ledgerState struct {
 type ledgerTx struct{ state ledgerState }
 
 func newLedgerStore() *ledgerStore {
-	return &ledgerStore{state: ledgerState{claims: map[string]driver.ClaimRequest{}}, starts: map[string]int{}, epochs: map[string]int64{}}
+	return &ledgerStore{state: ledgerState{claims: map[string]driver.ClaimRequest{}}, starts: map[string][2]int{}, epochs: map[string]int64{}}
 }
 
 func (s *ledgerStore) setDown(down bool) {
@@ -96,11 +96,18 @@ func (s *ledgerStore) Claimed(_ context.Context, subscription, key, owner string
 	return ok && r.Owner == owner, nil
 }
 
-func (s *ledgerStore) Start(_ context.Context, subscription, key string) (int, error) {
+func (s *ledgerStore) Start(_ context.Context, subscription, key string, counting driver.Counting) (crashes, alone int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.starts[subscription+key]++
-	return s.starts[subscription+key], nil
+	before, known := s.starts[subscription+key]
+	after := [2]int{before[0] + 1, before[1]}
+	if counting == driver.CountAlone {
+		after[1]++
+	}
+	if !known || counting != driver.CountFirst {
+		s.starts[subscription+key] = after
+	}
+	return before[0], before[1], nil
 }
 
 func (s *ledgerStore) End(_ context.Context, subscription, key string) error {
@@ -366,13 +373,13 @@ func TestWhatCrashesIsGivenUp(t *testing.T) {
 		store, d := newLedgerStore(), &tape{since: time.Hour}
 		e := userCreated.New("u1", userPayload{"Ada"})
 		b := run(t, d, store, func(context.Context, *ledgerTx, tidings.Event[userPayload]) error { return errors.New("no") })
-		store.starts["billing.profile"+"users.user.created\nu1"] = 2 // two processes have ended
+		store.starts["billing.profile"+"users.user.created\nu1"] = [2]int{3, 1} // three processes have ended, one while it handled nothing else
 		publish(t, b, e)
 		after(time.Minute)
 		if len(d.letters) != 1 || d.letters[0].Reason != "exhausted" || d.letters[0].Attempts != 3 || store.ends != 3 {
 			t.Errorf("an event that fails: %+v, %d ends", d.letters, store.ends)
 		}
-		store.starts["billing.profile"+"users.user.created\nu2"] = 3
+		store.starts["billing.profile"+"users.user.created\nu2"] = [2]int{4, 2}
 		publish(t, b, userCreated.New("u2", userPayload{"Grace"}))
 		after(time.Minute)
 		if len(d.letters) != 2 || d.letters[1].Reason != "crashed" || d.letters[1].AggregateID != "u2" || store.effects() != "[]" {

@@ -32,8 +32,10 @@ type Store[TX any] interface {
 	Claimed(ctx context.Context, subscription, key, owner string) (bool, error)
 
 	// Start counts, in a statement of its own, that an event is started, and
-	// returns how often it was without End, this time included.
-	Start(ctx context.Context, subscription, key string) (starts int, err error)
+	// returns how often it was before without End, and how many of these starts
+	// were counted as [driver.CountAlone]. With [driver.CountFirst] nothing is
+	// counted where there were any.
+	Start(ctx context.Context, subscription, key string, counting driver.Counting) (crashes, alone int, err error)
 
 	// End forgets the count of Start: the handler has returned, with or without
 	// an error.

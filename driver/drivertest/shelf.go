@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -82,14 +83,14 @@ func (s *shelf) Head(_ context.Context, owner driver.Ownership, lane driver.Lane
 }
 
 // Record implements [driver.Lanes].
-func (s *shelf) Record(_ context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, failure string) error {
+func (s *shelf) Record(_ context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, reason, failure string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.check(owner); err != nil {
 		return err
 	}
 	if events := s.lanes[shelfLane{owner.Subscription, lane}]; len(events) > 0 && events[0].ID == id {
-		events[0].Attempts, events[0].Err = attempts, failure
+		events[0].Attempts, events[0].Reason, events[0].Err = attempts, cmp.Or(reason, events[0].Reason), failure
 	}
 	return nil
 }

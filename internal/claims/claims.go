@@ -33,10 +33,14 @@ type claim struct {
 	owner  string // "" when done
 	until  time.Time
 	digest uint64
-	// crashes counts leases that ended without a word.
-	crashes int
-	expires time.Time // of a done key; zero is never
-	place   int       // of a done key in the ring
+	// crashes counts starts that never finished, alone those of them while nothing
+	// else ran; started is what this claim counts as.
+	crashes, alone int
+	started        driver.Counting
+	source         string
+	epoch          int64
+	expires        time.Time // of a done key; zero is never
+	place          int       // of a done key in the ring
 }
 
 var _ driver.Claims = (*Memory)(nil)
@@ -65,14 +69,33 @@ func (l *Memory) Claim(_ context.Context, r driver.ClaimRequest) (driver.ClaimAn
 		}
 		c = claim{}
 	case c.owner == r.Owner:
-	case now.Before(c.until):
+	case now.Before(c.until) && (r.Source == "" || c.source != r.Source || c.epoch >= r.Epoch):
 		return driver.ClaimAnswer{State: driver.ClaimBusy, Until: c.until}, nil
-	default:
-		c.crashes++
 	}
-	c.owner, c.until, c.digest = r.Owner, now.Add(r.Lease), r.Digest
+	c.count(&r)
+	c.owner, c.until, c.digest, c.source, c.epoch = r.Owner, now.Add(r.Lease), r.Digest, r.Source, r.Epoch
 	of.claims[r.Key] = c
-	return driver.ClaimAnswer{State: driver.ClaimFresh, Crashes: c.crashes}, nil
+	return driver.ClaimAnswer{State: driver.ClaimFresh, Crashes: c.crashes, Alone: c.alone}, nil
+}
+
+// count counts the start of the owner before, if that was another, and what the new
+// claim counts as.
+func (c *claim) count(r *driver.ClaimRequest) {
+	if c.owner != r.Owner {
+		if c.started != driver.CountFirst {
+			c.crashes++
+		}
+		if c.started == driver.CountAlone {
+			c.alone++
+		}
+		c.started = driver.CountFirst // not at all
+		if c.crashes == 0 {
+			c.started = driver.CountBeside
+		}
+	}
+	if r.Counting != driver.CountFirst {
+		c.started = r.Counting
+	}
 }
 
 // Finish implements [driver.Claims].
@@ -117,7 +140,13 @@ func (l *Memory) Release(_ context.Context, r driver.ClaimRequest) error {
 	if of == nil {
 		return nil
 	}
-	if c, known := of.claims[r.Key]; known && c.owner == r.Owner {
+	c, known := of.claims[r.Key]
+	switch {
+	case !known || c.owner != r.Owner:
+	case r.Unstarted && c.crashes > 0:
+		c.until, c.started = time.Time{}, driver.CountFirst
+		of.claims[r.Key] = c
+	default:
 		delete(of.claims, r.Key)
 	}
 	return nil

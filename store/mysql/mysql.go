@@ -136,9 +136,12 @@ func (s *Store) SchemaSince(version int) string { return s.migrations.Text(versi
 const (
 	// The counts of what was changed tell who took the key. SET is evaluated from
 	// left to right, so crashes comes before what it looks at.
-	takeOver = `UPDATE {claims} SET crashes = CASE WHEN done = 1 THEN 0 WHEN owner = $3 THEN crashes ELSE crashes + 1 END,
-		owner = $3, done = 0, until_at = {now} + CAST($4 AS SIGNED), digest = $5, keep_until = NULL
-		WHERE subscription = $1 AND claim_key = $2 AND ((done = 0 AND (owner = $3 OR until_at <= {now})) OR (done = 1 AND keep_until <= {now}))`
+	// Each assignment sees what those before it have assigned.
+	takeOver = `UPDATE {claims} SET crashes = CASE WHEN done = 1 THEN 0 WHEN owner = $3 OR started = 0 THEN crashes ELSE crashes + 1 END,
+		alone = CASE WHEN done = 1 THEN 0 WHEN owner = $3 OR started < 2 THEN alone ELSE alone + 1 END,
+		started = CASE WHEN CAST($6 AS SIGNED) > 0 THEN CAST($6 AS SIGNED) WHEN done = 0 AND owner = $3 THEN started WHEN crashes = 0 THEN 1 ELSE 0 END,
+		owner = $3, done = 0, until_at = {now} + CAST($4 AS SIGNED), digest = $5, keep_until = NULL, source = $7, epoch = $8
+		WHERE subscription = $1 AND claim_key = $2 AND ((done = 0 AND (owner = $3 OR until_at <= {now} OR (source = $7 AND epoch < $8 AND source <> ''))) OR (done = 1 AND keep_until <= {now}))`
 
 	takeDone = `UPDATE {claims} SET owner = $3, done = 1, until_at = 0, digest = $4, crashes = 0, keep_until = {now} + CAST($5 AS SIGNED)
 		WHERE subscription = $1 AND claim_key = $2 AND (done = 0 OR keep_until <= {now})`

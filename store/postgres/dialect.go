@@ -15,8 +15,13 @@ import (
 const (
 	takeOver = `ON CONFLICT (subscription, claim_key) DO UPDATE SET
 		owner = excluded.owner, done = 0, until_at = excluded.until_at, digest = excluded.digest, keep_until = NULL,
-		crashes = CASE WHEN {claims}.done = 1 THEN 0 WHEN {claims}.owner = excluded.owner THEN {claims}.crashes ELSE {claims}.crashes + 1 END
-		WHERE ({claims}.done = 0 AND ({claims}.owner = excluded.owner OR {claims}.until_at <= {now}))
+		source = excluded.source, epoch = excluded.epoch,
+		crashes = CASE WHEN {claims}.done = 1 THEN 0 WHEN {claims}.owner = excluded.owner OR {claims}.started = 0 THEN {claims}.crashes ELSE {claims}.crashes + 1 END,
+		alone = CASE WHEN {claims}.done = 1 THEN 0 WHEN {claims}.owner = excluded.owner OR {claims}.started < 2 THEN {claims}.alone ELSE {claims}.alone + 1 END,
+		started = CASE WHEN {claims}.done = 1 OR CAST($6 AS bigint) > 0 THEN excluded.started WHEN {claims}.owner = excluded.owner THEN {claims}.started
+			WHEN {claims}.crashes = 0 AND {claims}.started = 0 THEN 1 ELSE 0 END
+		WHERE ({claims}.done = 0 AND ({claims}.owner = excluded.owner OR {claims}.until_at <= {now}
+			OR ({claims}.source = excluded.source AND {claims}.epoch < excluded.epoch AND excluded.source <> '')))
 		OR ({claims}.done = 1 AND {claims}.keep_until <= {now})`
 
 	takeDone = `ON CONFLICT (subscription, claim_key) DO UPDATE SET

@@ -18,7 +18,10 @@ type Claims struct {
 	namespace string
 }
 
-var _ driver.Claims = (*Claims)(nil)
+var (
+	_ driver.Claims      = (*Claims)(nil)
+	_ driver.ClaimEpochs = (*Claims)(nil)
+)
 
 // NewClaims makes a claims store. Its keys are "claims:SUBSCRIPTION:KEY", after the
 // namespace and a colon if there is one. The client stays the caller's.
@@ -37,30 +40,39 @@ func prefix(namespace string) string {
 	return namespace + ":"
 }
 
-// A claim is a hash: owner ("" when it is done), until, digest, crashes. What an
-// owner left behind is kept for a month after its lease, so that crashes count.
+// A claim is a hash: owner ("" when it is done), until, digest; crashes and alone,
+// which are starts that never finished; started, which is what this claim counts
+// as (0 no start, 1 one, 2 one alone); source and epoch. What an owner left behind
+// is kept for a month after its lease, so that crashes count.
 
 // claim is the one atomic step.
 //
-//	KEYS 1 claim    ARGV 1 owner, 2 lease in ms, 3 digest
+//	KEYS 1 claim    ARGV 1 owner, 2 lease in ms, 3 digest, 4 counting, 5 source, 6 epoch
 //
-// It returns {state, until in ms, digest, crashes}.
+// It returns {state, until in ms, digest, crashes, alone}.
 var claim = rueidis.NewLuaScript(`
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local c = redis.call('HMGET', KEYS[1], 'owner', 'until', 'digest', 'crashes')
-local crashes = tonumber(c[4] or '0')
+local c = redis.call('HMGET', KEYS[1], 'owner', 'until', 'digest', 'crashes', 'alone', 'started', 'source', 'epoch')
+local crashes, alone, started = tonumber(c[4] or '0'), tonumber(c[5] or '0'), tonumber(c[6] or '0')
 if c[1] then
-  if c[1] == '' then return {2, 0, c[3], 0} end
+  if c[1] == '' then return {2, 0, c[3], 0, 0} end
   if c[1] ~= ARGV[1] then
-    if tonumber(c[2]) > now then return {3, tonumber(c[2]), '', crashes} end
-    crashes = crashes + 1
+    local older = ARGV[5] ~= '' and c[7] == ARGV[5] and tonumber(c[8]) < tonumber(ARGV[6])
+    if tonumber(c[2]) > now and not older then return {3, tonumber(c[2]), '', crashes, alone} end
+    if started > 0 then crashes = crashes + 1 end
+    if started == 2 then alone = alone + 1 end
+    started = 0
+    if crashes == 0 then started = 1 end
   end
+else
+  started = 1
 end
+if tonumber(ARGV[4]) > 0 then started = tonumber(ARGV[4]) end
 local ends = now + tonumber(ARGV[2])
-redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until', ends, 'digest', ARGV[3], 'crashes', crashes)
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'until', ends, 'digest', ARGV[3], 'crashes', crashes, 'alone', alone, 'started', started, 'source', ARGV[5], 'epoch', ARGV[6])
 redis.call('PEXPIREAT', KEYS[1], ends + 2592000000)
-return {1, 0, '', crashes}
+return {1, 0, '', crashes, alone}
 `)
 
 // finish marks a claim as done.
@@ -82,11 +94,29 @@ if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] or ARGV[1] == '' then return 
 return redis.call('DEL', KEYS[1])
 `)
 
+// unstart releases a claim that was no start: what is counted stays.
+//
+//	KEYS 1 claim    ARGV 1 owner
+var unstart = rueidis.NewLuaScript(`
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] or ARGV[1] == '' then return 0 end
+redis.call('HSET', KEYS[1], 'until', 0, 'started', 0)
+return redis.call('PEXPIRE', KEYS[1], 2592000000)
+`)
+
+// detach makes a claim one of no source.
+//
+//	KEYS 1 claim    ARGV 1 owner
+var detach = rueidis.NewLuaScript(`
+if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] or ARGV[1] == '' then return 0 end
+return redis.call('HSET', KEYS[1], 'source', '', 'epoch', 0)
+`)
+
 // Claim implements [driver.Claims], by Redis's clock.
 func (c *Claims) Claim(ctx context.Context, r driver.ClaimRequest) (driver.ClaimAnswer, error) {
-	result := claim.Exec(ctx, c.client, []string{c.key(&r)}, []string{r.Owner, milliseconds(r.Lease), strconv.FormatUint(r.Digest, 16)})
+	result := claim.Exec(ctx, c.client, []string{c.key(&r)}, []string{r.Owner, milliseconds(r.Lease), strconv.FormatUint(r.Digest, 16),
+		strconv.Itoa(int(r.Counting)), r.Source, strconv.FormatInt(r.Epoch, 10)})
 	answer, err := result.ToArray()
-	if err == nil && len(answer) != 4 {
+	if err == nil && len(answer) != 5 {
 		err = errUnexpected
 	}
 	if err != nil {
@@ -96,9 +126,10 @@ func (c *Claims) Claim(ctx context.Context, r driver.ClaimRequest) (driver.Claim
 	until, _ := answer[1].AsInt64()
 	text, _ := answer[2].ToString()
 	crashes, _ := answer[3].AsInt64()
+	alone, _ := answer[4].AsInt64()
 	switch driver.ClaimState(state) {
 	case driver.ClaimBusy:
-		return driver.ClaimAnswer{State: driver.ClaimBusy, Until: time.UnixMilli(until), Crashes: int(crashes)}, nil
+		return driver.ClaimAnswer{State: driver.ClaimBusy, Until: time.UnixMilli(until)}, nil
 	case driver.ClaimDone:
 		digest, err := strconv.ParseUint(text, 16, 64)
 		if err != nil {
@@ -106,7 +137,7 @@ func (c *Claims) Claim(ctx context.Context, r driver.ClaimRequest) (driver.Claim
 		}
 		return driver.ClaimAnswer{State: driver.ClaimDone, Digest: digest}, nil
 	case driver.ClaimFresh:
-		return driver.ClaimAnswer{State: driver.ClaimFresh, Crashes: int(crashes)}, nil
+		return driver.ClaimAnswer{State: driver.ClaimFresh, Crashes: int(crashes), Alone: int(alone)}, nil
 	}
 	return driver.ClaimAnswer{}, fmt.Errorf("redis: claim %s of %s: %w: state %d", r.Key, r.Subscription, errUnexpected, state)
 }
@@ -125,8 +156,31 @@ func (c *Claims) Finish(ctx context.Context, r driver.ClaimRequest) error {
 
 // Release implements [driver.Claims].
 func (c *Claims) Release(ctx context.Context, r driver.ClaimRequest) error {
-	if err := release.Exec(ctx, c.client, []string{c.key(&r)}, []string{r.Owner}).Error(); err != nil {
+	script := release
+	if r.Unstarted {
+		script = unstart
+	}
+	if err := script.Exec(ctx, c.client, []string{c.key(&r)}, []string{r.Owner}).Error(); err != nil {
 		return fmt.Errorf("redis: release %s of %s: %w", r.Key, r.Subscription, err)
+	}
+	return nil
+}
+
+// AdvanceClaims implements [driver.ClaimEpochs]. The epochs of a subscription are
+// fields of the hash "claimepochs:SUBSCRIPTION".
+func (c *Claims) AdvanceClaims(ctx context.Context, subscription, source string) (int64, error) {
+	key := prefix(c.namespace) + "claimepochs:" + subscription
+	epoch, err := c.client.Do(ctx, c.client.B().Hincrby().Key(key).Field(source).Increment(1).Build()).AsInt64()
+	if err != nil {
+		return 0, fmt.Errorf("redis: advance the claims of %s %s: %w", subscription, source, err)
+	}
+	return epoch, nil
+}
+
+// DetachClaim implements [driver.ClaimEpochs].
+func (c *Claims) DetachClaim(ctx context.Context, r driver.ClaimRequest) error {
+	if err := detach.Exec(ctx, c.client, []string{c.key(&r)}, []string{r.Owner}).Error(); err != nil {
+		return fmt.Errorf("redis: detach the claim on %s of %s: %w", r.Key, r.Subscription, err)
 	}
 	return nil
 }

@@ -79,19 +79,27 @@ func Claims(t *testing.T, open func(t *testing.T) driver.Claims) {
 			short := request("k", "crashed")
 			short.Lease = leaseTime()
 			claim(t, one, short, driver.ClaimFresh)
-			for crashes := 1; crashes <= 3; crashes++ {
-				next := short
-				next.Owner = fmt.Sprint("owner ", crashes)
+			last := short
+			for crashes := 1; crashes <= 4; crashes++ { // the last two ran alone
+				last.Owner = fmt.Sprint("owner ", crashes)
+				last.Counting = driver.CountFirst
 				var answer driver.ClaimAnswer
 				eventually(t, "its lease ends", func() bool {
 					var err error
-					if answer, err = two.Claim(t.Context(), next); err != nil {
+					if answer, err = two.Claim(t.Context(), last); err != nil {
 						t.Fatal(err)
 					}
 					return answer.State == driver.ClaimFresh
 				})
-				if answer.Crashes != crashes {
-					t.Errorf("%d crashes, want %d", answer.Crashes, crashes)
+				if answer.Crashes != crashes || answer.Alone != max(0, crashes-3) {
+					t.Errorf("%d crashes, %d of them alone, want %d", answer.Crashes, answer.Alone, crashes)
+				}
+				last.Counting = driver.CountBeside
+				if crashes >= 3 {
+					last.Counting = driver.CountAlone
+				}
+				if answer := claim(t, two, last, driver.ClaimFresh); answer.Crashes != crashes || answer.Alone != max(0, crashes-3) {
+					t.Errorf("when it is started: %+v, want the same counts", answer)
 				}
 			}
 			if err := one.Finish(t.Context(), short); !errors.Is(err, driver.ErrNotClaimed) {
@@ -100,10 +108,91 @@ func Claims(t *testing.T, open func(t *testing.T) driver.Claims) {
 			if err := one.Release(t.Context(), short); err != nil {
 				t.Errorf("Release by the one that was too slow: %v", err)
 			}
-			last := short
-			last.Owner = "owner 3"
 			finish(t, two, last)
 			claim(t, one, short, driver.ClaimDone)
+		},
+		"only starts count": func(t *testing.T, one, two driver.Claims) {
+			short := request("k", "crashed")
+			short.Lease = leaseTime()
+			claim(t, one, short, driver.ClaimFresh)
+			for n := range 4 { // claimed again and again, and not started
+				next := short
+				next.Owner = fmt.Sprint("owner ", n)
+				eventually(t, "its lease ends", func() bool {
+					answer, err := two.Claim(t.Context(), next)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if answer.State == driver.ClaimFresh && answer.Crashes != 1 {
+						t.Errorf("%d crashes, there was one", answer.Crashes)
+					}
+					return answer.State == driver.ClaimFresh
+				})
+				if n%2 == 0 {
+					next.Unstarted = true
+					if err := two.Release(t.Context(), next); err != nil {
+						t.Errorf("Release: %v", err)
+					}
+				}
+			}
+			last := request("k", "last")
+			eventually(t, "its lease ends", func() bool {
+				answer, err := one.Claim(t.Context(), last)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return answer.State == driver.ClaimFresh
+			})
+			if err := one.Release(t.Context(), last); err != nil {
+				t.Errorf("Release: %v", err)
+			}
+			if answer := claim(t, two, request("k", "after"), driver.ClaimFresh); answer.Crashes != 0 {
+				t.Errorf("released, it has %d crashes", answer.Crashes)
+			}
+		},
+		"a claim of an older epoch is not waited for": func(t *testing.T, one, two driver.Claims) {
+			of := func(owner, source string, epoch int64) driver.ClaimRequest {
+				r := request("k", owner)
+				r.Source, r.Epoch = source, epoch
+				return r
+			}
+			claim(t, one, of("first", "topic/0", 2), driver.ClaimFresh)
+			claim(t, two, of("other source", "topic/1", 9), driver.ClaimBusy)
+			claim(t, two, of("no source", "", 0), driver.ClaimBusy)
+			claim(t, two, of("same epoch", "topic/0", 2), driver.ClaimBusy)
+			claim(t, two, of("older epoch", "topic/0", 1), driver.ClaimBusy)
+			if answer := claim(t, two, of("second", "topic/0", 3), driver.ClaimFresh); answer.Crashes != 1 {
+				t.Errorf("%d crashes, want 1", answer.Crashes)
+			}
+			claim(t, one, of("first", "topic/0", 2), driver.ClaimBusy)
+			claim(t, one, of("third", "topic/0", 4), driver.ClaimFresh)
+		},
+		"epochs": func(t *testing.T, one, two driver.Claims) {
+			first, ok := one.(driver.ClaimEpochs)
+			if !ok {
+				return // of one process: its epochs are the engine's
+			}
+			second, _ := two.(driver.ClaimEpochs)
+			for want, epochs := range []driver.ClaimEpochs{first, second, first} {
+				if epoch, err := epochs.AdvanceClaims(t.Context(), "billing.profile", "topic/0"); err != nil || epoch != int64(want+1) {
+					t.Errorf("epoch %d, want %d: %v", epoch, want+1, err)
+				}
+			}
+			if epoch, err := first.AdvanceClaims(t.Context(), "billing.profile", "topic/1"); err != nil || epoch != 1 {
+				t.Errorf("epoch %d of another source, want 1: %v", epoch, err)
+			}
+			held, next := request("k", "first"), request("k", "second")
+			held.Source, held.Epoch = "topic/0", 1
+			next.Source, next.Epoch = "topic/0", 2
+			claim(t, one, held, driver.ClaimFresh)
+			if err := second.DetachClaim(t.Context(), next); err != nil {
+				t.Errorf("DetachClaim of what another has: %v", err)
+			}
+			if err := first.DetachClaim(t.Context(), held); err != nil {
+				t.Errorf("DetachClaim: %v", err)
+			}
+			claim(t, two, next, driver.ClaimBusy)
+			finish(t, one, held)
 		},
 		"done only after success": func(t *testing.T, one, _ driver.Claims) {
 			if err := one.Finish(t.Context(), request("k", "nobody")); !errors.Is(err, driver.ErrNotClaimed) {

@@ -206,22 +206,28 @@ func fencedMeanwhile[TX any](t *testing.T, d Database[TX]) {
 
 func starts[TX any](t *testing.T, d Database[TX]) {
 	s := d.Open(t)
-	for want := 1; want <= 3; want++ {
-		if n, err := s.Start(t.Context(), "x.y", "k"); err != nil || n != want {
-			t.Errorf("start %d, want %d: %v", n, want, err)
+	start := func(subscription string, counting driver.Counting, wantCrashes, wantAlone int) {
+		t.Helper()
+		crashes, alone, err := s.Start(t.Context(), subscription, "k", counting)
+		if err != nil || crashes != wantCrashes || alone != wantAlone {
+			t.Errorf("%d starts, %d alone, want %d and %d: %v", crashes, alone, wantCrashes, wantAlone, err)
 		}
 	}
-	if n, err := s.Start(t.Context(), "x.z", "k"); err != nil || n != 1 {
-		t.Errorf("another subscription: %d %v", n, err)
-	}
+	start("x.y", driver.CountFirst, 0, 0)
+	start("x.y", driver.CountFirst, 1, 0)
+	start("x.y", driver.CountFirst, 1, 0) // which was not counted
+	start("x.y", driver.CountBeside, 1, 0)
+	start("x.y", driver.CountAlone, 2, 0)
+	start("x.y", driver.CountAlone, 3, 1)
+	start("x.y", driver.CountFirst, 4, 2)
+	start("x.z", driver.CountAlone, 0, 0)
+	start("x.z", driver.CountFirst, 1, 1)
 	for range 2 {
 		if err := s.End(t.Context(), "x.y", "k"); err != nil {
 			t.Errorf("End: %v", err)
 		}
 	}
-	if n, err := s.Start(t.Context(), "x.y", "k"); err != nil || n != 1 {
-		t.Errorf("after End: %d %v", n, err)
-	}
+	start("x.y", driver.CountFirst, 0, 0)
 }
 
 func panicRollsBack[TX any](t *testing.T, d Database[TX]) {

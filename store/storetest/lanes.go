@@ -108,7 +108,7 @@ func ownershipEnds(t *testing.T, one, two driver.LaneStore) {
 	_, orders := one.Orders(t.Context(), owner)
 	for what, err := range map[string]error{
 		"Park": one.Park(t.Context(), owner, []driver.Parked{parked("k1", 2)}), "Head": head, "Remove": remove, "Orders": orders,
-		"Record": one.Record(t.Context(), owner, lane, "id-1", 7, "no"),
+		"Record": one.Record(t.Context(), owner, lane, "id-1", 7, "", "no"),
 	} {
 		if !errors.Is(err, driver.ErrNotOwned) {
 			t.Errorf("%s after another took over: %v", what, err)
@@ -123,12 +123,18 @@ func lanesRecord(t *testing.T, one, two driver.LaneStore) {
 	owner, _ := own(t, one, "topic/0")
 	park(t, one, owner, parked("k1", 1), parked("k1", 2))
 	lane := driver.Lane{Channel: "a.b", Key: "k1"}
-	if err := one.Record(t.Context(), owner, lane, "id-1", 4, "still \x00 no"); err != nil {
+	if err := one.Record(t.Context(), owner, lane, "id-1", 4, "crashed", "still \x00 no"); err != nil {
 		t.Fatalf("Record: %v", err)
 	}
 	next, _ := own(t, two, "topic/0")
-	if head, _, err := two.Head(t.Context(), next, lane); err != nil || head.Attempts != 4 || head.Err == "" {
+	if head, _, err := two.Head(t.Context(), next, lane); err != nil || head.Attempts != 4 || head.Reason != "crashed" || head.Err == "" {
 		t.Errorf("head %+v: %v", head, err)
+	}
+	if err := two.Record(t.Context(), next, lane, "id-1", 5, "", "no"); err != nil {
+		t.Fatalf("Record: %v", err)
+	}
+	if head, _, err := two.Head(t.Context(), next, lane); err != nil || head.Attempts != 5 || head.Reason != "crashed" {
+		t.Errorf("without another reason: head %+v: %v", head, err)
 	}
 }
 

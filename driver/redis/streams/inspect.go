@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -21,7 +20,7 @@ var (
 
 // Inspect implements [driver.Inspector]: settings under which Redis loses or
 // deletes events, channels with another number of shards, groups that lag or
-// belong to nobody, channels of a subscription that none of its instances reads.
+// belong to nobody.
 func (d *Driver) Inspect(ctx context.Context, topology driver.Topology, options driver.InspectOptions) (findings []driver.Finding, err error) {
 	if !d.calls.Enter() {
 		return nil, errClosed
@@ -44,8 +43,7 @@ func (d *Driver) Inspect(ctx context.Context, topology driver.Topology, options 
 	if err != nil {
 		return findings, err
 	}
-	unread, err := d.inspectUnread(ctx, stored)
-	return slices.Concat(findings, driver.InspectStored(stored, topology, options), unread), err
+	return append(findings, driver.InspectStored(stored, topology, options)...), nil
 }
 
 // channelsOf are all channels of a topology.
@@ -211,19 +209,13 @@ func (d *Driver) lagOf(ctx context.Context, stream string, about map[string]ruei
 
 // aliveAs is how many instances are alive under a name.
 func (d *Driver) aliveAs(ctx context.Context, name string) (int64, error) {
-	alive, err := d.membersOf(ctx, name)
-	return int64(len(alive)), err
-}
-
-// membersOf are the instances that are alive under a name.
-func (d *Driver) membersOf(ctx context.Context, name string) ([]driver.Member, error) {
 	now, err := d.now(ctx)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	entries, err := d.client.Do(ctx, d.client.B().Zrangebyscore().Key(d.membersKey(name)).Min("("+strconv.FormatInt(now.UnixMilli(), 10)).Max("+inf").Build()).AsStrSlice()
+	alive, err := d.client.Do(ctx, d.client.B().Zcount().Key(d.membersKey(name)).Min("("+strconv.FormatInt(now.UnixMilli(), 10)).Max("+inf").Build()).AsInt64()
 	if err != nil {
-		return nil, fmt.Errorf("streams: instances of %s: %w", name, err)
+		return 0, fmt.Errorf("streams: instances of %s: %w", name, err)
 	}
-	return membersIn(entries), nil
+	return alive, nil
 }

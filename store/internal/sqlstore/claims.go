@@ -38,10 +38,12 @@ func (c claims) Claim(ctx context.Context, r driver.ClaimRequest) (driver.ClaimA
 // claim takes the key in one statement, whatever others do meanwhile. Where that
 // statement cannot return what it did, or did nothing, the row tells.
 func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest) (answer driver.ClaimAnswer, decided bool, err error) {
-	arguments := []any{r.Subscription, r.Key, r.Owner, microseconds(r.Lease), int64(r.Digest)}
-	take := " {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 0, {now} + " + c.integer("$4") + ", $5, 0, NULL) "
+	arguments := []any{r.Subscription, r.Key, r.Owner, microseconds(r.Lease), int64(r.Digest), int64(r.Counting), r.Source, r.Epoch}
+	counting := c.integer("$6")
+	take := " {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, alone, started, source, epoch, keep_until) VALUES ($1, $2, $3, 0, {now} + " + c.integer("$4") + ", $5, 0, 0, " +
+		"CASE WHEN " + counting + " = 0 THEN 1 ELSE " + counting + " END, $7, $8, NULL) "
 	if c.dialect.Returning {
-		found, err := c.take(ctx, "INSERT INTO"+take+c.dialect.Take+" RETURNING crashes", arguments, &answer.Crashes)
+		found, err := c.take(ctx, "INSERT INTO"+take+c.dialect.Take+" RETURNING crashes, alone", arguments, &answer)
 		if err != nil {
 			return answer, false, err
 		}
@@ -57,9 +59,9 @@ func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest
 		}
 	}
 	var owner string
-	var done, crashes int
+	var done int
 	var until, digest int64
-	found, err := run.One(ctx, "SELECT owner, done, until_at, digest, crashes FROM {claims} WHERE subscription = $1 AND claim_key = $2", arguments[:2], &owner, &done, &until, &digest, &crashes)
+	found, err := run.One(ctx, "SELECT owner, done, until_at, digest, crashes, alone FROM {claims} WHERE subscription = $1 AND claim_key = $2", arguments[:2], &owner, &done, &until, &digest, &answer.Crashes, &answer.Alone)
 	switch {
 	case err != nil || !found:
 		return answer, false, err
@@ -68,16 +70,17 @@ func (c claims) claim(ctx context.Context, run Statements, r driver.ClaimRequest
 	case owner != r.Owner:
 		return driver.ClaimAnswer{State: driver.ClaimBusy, Until: at(until)}, true, nil
 	}
-	return driver.ClaimAnswer{State: driver.ClaimFresh, Crashes: crashes}, true, nil
+	answer.State = driver.ClaimFresh
+	return answer, true, nil
 }
 
 // take runs a statement that returns a row when it has taken the key.
-func (c claims) take(ctx context.Context, statement string, arguments []any, crashes *int) (found bool, err error) {
+func (c claims) take(ctx context.Context, statement string, arguments []any, answer *driver.ClaimAnswer) (found bool, err error) {
 	if c.together == nil {
-		return c.pool().One(ctx, statement, arguments, crashes)
+		return c.pool().One(ctx, statement, arguments, &answer.Crashes, &answer.Alone)
 	}
 	err = c.atomically(ctx, func(ctx context.Context, run Statements) error {
-		found, err = run.One(ctx, statement, arguments, crashes)
+		found, err = run.One(ctx, statement, arguments, &answer.Crashes, &answer.Alone)
 		return err
 	})
 	return found, err
@@ -107,8 +110,27 @@ func (c claims) Finish(ctx context.Context, r driver.ClaimRequest) error {
 
 // Release implements [driver.Claims].
 func (c claims) Release(ctx context.Context, r driver.ClaimRequest) error {
-	_, err := c.write(ctx, "DELETE FROM {claims} WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", r.Subscription, r.Key, r.Owner)
+	statement := "DELETE FROM {claims}"
+	if r.Unstarted {
+		statement = "UPDATE {claims} SET until_at = 0, started = 0, keep_until = {now} + " + forgetStart
+	}
+	_, err := c.write(ctx, statement+" WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", r.Subscription, r.Key, r.Owner)
 	return c.fail(err, "release the claim on %s %s", r.Subscription, r.Key)
+}
+
+// AdvanceClaims implements [driver.ClaimEpochs].
+func (c claims) AdvanceClaims(ctx context.Context, subscription, source string) (epoch int64, err error) {
+	if err := c.ready(ctx, c.pool()); err != nil {
+		return 0, err
+	}
+	epoch, err = c.advance(ctx, "epochs", "claims_epoch", subscription, source)
+	return epoch, c.fail(err, "advance the claims of %s %s", subscription, source)
+}
+
+// DetachClaim implements [driver.ClaimEpochs].
+func (c claims) DetachClaim(ctx context.Context, r driver.ClaimRequest) error {
+	_, err := c.write(ctx, "UPDATE {claims} SET source = '', epoch = 0 WHERE subscription = $1 AND claim_key = $2 AND owner = $3 AND done = 0", r.Subscription, r.Key, r.Owner)
+	return c.fail(err, "detach the claim on %s %s", r.Subscription, r.Key)
 }
 
 const (

@@ -145,20 +145,25 @@ func (b *base) Claimed(ctx context.Context, subscription, key, owner string) (bo
 }
 
 // Start implements [inbox.Store].
-func (b *base) Start(ctx context.Context, subscription, key string) (starts int, err error) {
+func (b *base) Start(ctx context.Context, subscription, key string, counting driver.Counting) (crashes, alone int, err error) {
 	if err := b.ready(ctx, b.pool()); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
-		_, err := run.Exec(ctx, "INSERT INTO {starts} (subscription, claim_key, starts, started_at) VALUES ($1, $2, 1, {now}) "+
-			b.dialect.Upsert("subscription, claim_key")+" starts = {starts}.starts + 1, started_at = "+b.dialect.New("started_at"), subscription, key)
-		if err != nil {
+		crashes, alone = 0, 0
+		found, err := run.One(ctx, "SELECT starts, alone FROM {starts} WHERE subscription = $1 AND claim_key = $2", []any{subscription, key}, &crashes, &alone)
+		if err != nil || found && counting == driver.CountFirst {
 			return err
 		}
-		_, err = run.One(ctx, "SELECT starts FROM {starts} WHERE subscription = $1 AND claim_key = $2", []any{subscription, key}, &starts)
+		more := 0
+		if counting == driver.CountAlone {
+			more = 1
+		}
+		_, err = run.Exec(ctx, "INSERT INTO {starts} (subscription, claim_key, starts, alone, started_at) VALUES ($1, $2, 1, $3, {now}) "+
+			b.dialect.Upsert("subscription, claim_key")+" starts = {starts}.starts + 1, alone = {starts}.alone + "+b.dialect.New("alone")+", started_at = "+b.dialect.New("started_at"), subscription, key, more)
 		return err
 	})
-	return starts, b.fail(err, "count a start of %s %s", subscription, key)
+	return crashes, alone, b.fail(err, "count a start of %s %s", subscription, key)
 }
 
 // End implements [inbox.Store].
@@ -172,19 +177,25 @@ func (b *base) Advance(ctx context.Context, subscription, source string) (epoch 
 	if err := b.ready(ctx, b.pool()); err != nil {
 		return 0, err
 	}
-	epoch, err = b.advance(ctx, "epochs", subscription, source)
+	epoch, err = b.advance(ctx, "epochs", "epoch", subscription, source)
 	return epoch, b.fail(err, "advance %s %s", subscription, source)
 }
 
-// advance increments the epoch of a subscription and source in a table.
-func (b *base) advance(ctx context.Context, table, subscription, source string) (epoch int64, err error) {
+// advance increments the epoch of a subscription and source in a column of a
+// table.
+func (b *base) advance(ctx context.Context, table, column, subscription, source string) (epoch int64, err error) {
+	others := ""
+	values := "$1, $2, 1"
+	if column != "epoch" {
+		others, values = ", epoch", "$1, $2, 1, 0"
+	}
 	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
-		_, err := run.Exec(ctx, "INSERT INTO {"+table+"} (subscription, source, epoch) VALUES ($1, $2, 1) "+
-			b.dialect.Upsert("subscription, source")+" epoch = {"+table+"}.epoch + 1", subscription, source)
+		_, err := run.Exec(ctx, "INSERT INTO {"+table+"} (subscription, source, "+column+others+") VALUES ("+values+") "+
+			b.dialect.Upsert("subscription, source")+" "+column+" = {"+table+"}."+column+" + 1", subscription, source)
 		if err != nil {
 			return err
 		}
-		_, err = run.One(ctx, "SELECT epoch FROM {"+table+"} WHERE subscription = $1 AND source = $2", []any{subscription, source}, &epoch)
+		_, err = run.One(ctx, "SELECT "+column+" FROM {"+table+"} WHERE subscription = $1 AND source = $2", []any{subscription, source}, &epoch)
 		return err
 	})
 	return epoch, err

@@ -1,6 +1,7 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -26,7 +27,7 @@ func (l *Lanes) Own(ctx context.Context, subscription, source string) (driver.Ow
 	}
 	owner := driver.Ownership{Subscription: subscription, Source: source}
 	var err error
-	if owner.Epoch, err = l.advance(ctx, "lane_owners", subscription, source); err != nil {
+	if owner.Epoch, err = l.advance(ctx, "lane_owners", "epoch", subscription, source); err != nil {
 		return driver.Ownership{}, nil, l.fail(err, "own the parked events of %s %s", subscription, source)
 	}
 	var lanes []driver.Lane
@@ -160,13 +161,13 @@ func (l *Lanes) Head(ctx context.Context, owner driver.Ownership, lane driver.La
 }
 
 // Record implements [driver.Lanes].
-func (l *Lanes) Record(ctx context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, failure string) error {
+func (l *Lanes) Record(ctx context.Context, owner driver.Ownership, lane driver.Lane, id string, attempts int, reason, failure string) error {
 	return l.owned(ctx, owner, "record", func(ctx context.Context, run Statements) error {
 		numbers, events, err := laneEvents(ctx, run, owner.Subscription, lane, 1)
 		if err != nil || len(events) == 0 || events[0].ID != clean(id) {
 			return err
 		}
-		_, err = run.Exec(ctx, "UPDATE {parked} SET attempts = $1, failure = $2 WHERE number = $3", attempts, clean(failure), numbers[0])
+		_, err = run.Exec(ctx, "UPDATE {parked} SET attempts = $1, reason = $2, failure = $3 WHERE number = $4", attempts, cmp.Or(reason, events[0].Reason), clean(failure), numbers[0])
 		return err
 	})
 }

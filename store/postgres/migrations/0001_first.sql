@@ -64,6 +64,8 @@ CREATE TABLE tidings_members (
 ) WITH (fillfactor = 50);
 
 -- What a subscription is handling (done = 0, until until_at) and has handled (done = 1, forgotten after keep_until).
+-- crashes are starts that never finished, alone those of them while nothing else ran; started is what the claim counts
+-- as: 0 no start, 1 one, 2 one alone. epoch is that of the source when the event was claimed.
 CREATE TABLE tidings_claims (
 	subscription text NOT NULL,
 	claim_key    text NOT NULL,
@@ -72,6 +74,10 @@ CREATE TABLE tidings_claims (
 	until_at     bigint NOT NULL,
 	digest       bigint NOT NULL,
 	crashes      integer NOT NULL,
+	alone        integer NOT NULL DEFAULT 0,
+	started      smallint NOT NULL DEFAULT 0,
+	source       text NOT NULL DEFAULT '',
+	epoch        bigint NOT NULL DEFAULT 0,
 	keep_until   bigint,
 	PRIMARY KEY (subscription, claim_key)
 );
@@ -81,15 +87,17 @@ CREATE TABLE tidings_starts (
 	subscription text NOT NULL,
 	claim_key    text NOT NULL,
 	starts       integer NOT NULL,
+	alone        integer NOT NULL,
 	started_at   bigint NOT NULL,
 	PRIMARY KEY (subscription, claim_key)
 );
 
--- How often each source of a subscription was given to a process.
+-- How often each source of a subscription was given to a process: where handlers' transactions look, and where claims do.
 CREATE TABLE tidings_epochs (
 	subscription text NOT NULL,
 	source       text NOT NULL,
 	epoch        bigint NOT NULL,
+	claims_epoch bigint NOT NULL DEFAULT 0,
 	PRIMARY KEY (subscription, source)
 );
 

@@ -63,6 +63,8 @@ CREATE TABLE tidings_members (
 ) WITHOUT ROWID;
 
 -- What a subscription is handling (done = 0, until until_at) and has handled (done = 1, forgotten after keep_until).
+-- crashes are starts that never finished, alone those of them while nothing else ran; started is what the claim counts
+-- as: 0 no start, 1 one, 2 one alone. epoch is that of the source when the event was claimed.
 CREATE TABLE tidings_claims (
 	subscription text NOT NULL,
 	claim_key    text NOT NULL,
@@ -71,6 +73,10 @@ CREATE TABLE tidings_claims (
 	until_at     integer NOT NULL,
 	digest       integer NOT NULL,
 	crashes      integer NOT NULL,
+	alone        integer NOT NULL DEFAULT 0,
+	started      integer NOT NULL DEFAULT 0,
+	source       text NOT NULL DEFAULT '',
+	epoch        integer NOT NULL DEFAULT 0,
 	keep_until   integer,
 	PRIMARY KEY (subscription, claim_key)
 ) WITHOUT ROWID;
@@ -80,15 +86,17 @@ CREATE TABLE tidings_starts (
 	subscription text NOT NULL,
 	claim_key    text NOT NULL,
 	starts       integer NOT NULL,
+	alone        integer NOT NULL,
 	started_at   integer NOT NULL,
 	PRIMARY KEY (subscription, claim_key)
 ) WITHOUT ROWID;
 
--- How often each source of a subscription was given to a process.
+-- How often each source of a subscription was given to a process: where handlers' transactions look, and where claims do.
 CREATE TABLE tidings_epochs (
 	subscription text NOT NULL,
 	source       text NOT NULL,
 	epoch        integer NOT NULL,
+	claims_epoch integer NOT NULL DEFAULT 0,
 	PRIMARY KEY (subscription, source)
 ) WITHOUT ROWID;
 
