@@ -216,6 +216,29 @@ func ExampleBus_Run() {
 	//   - subscription billing.invoices: it says RequireDedup, and with driver in-memory and these options dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims (store/postgres, store/mysql, store/sqlite, store/redis; package setup: EVENT_CLAIMS), or drop the requirement
 }
 
+// A type that the subscription leaves out for good is said to be ignored: its events
+// are finished unseen, also while another release handles them.
+func ExampleContract_Ignored() {
+	type plan struct {
+		Name string `json:"name"`
+	}
+	channel := tidings.Channel("billing.plan")
+	started := tidings.Define[plan]("billing.plan.started", 1, tidings.Repeatable, channel)
+	renamed := tidings.Define[plan]("billing.plan.renamed", 1, tidings.Repeatable, channel)
+
+	bus := quietBus(nil)
+	bus.Module("billing").Subscribe("plans", nil, renamed.Ignored(), started.On(func(_ context.Context, e tidings.Event[plan]) error {
+		fmt.Println("started", e.Payload().Name)
+		return nil
+	}))
+	stop := runBus(bus)
+	defer stop()
+	if err := bus.Publish(context.Background(), renamed.New("p-1", plan{"gold"}), started.New("p-1", plan{"gold"})); err != nil {
+		fmt.Println(err)
+	}
+	// Output: started gold
+}
+
 // Options.Wrap is called around each attempt of each handler.
 func ExampleOptions_wrap() {
 	bus := quietBus(&tidings.Options{Wrap: func(next tidings.HandleFunc) tidings.HandleFunc {
