@@ -73,6 +73,23 @@ func (d *Driver) Provision(ctx context.Context, topology driver.Topology, dry bo
 		}
 		resources = append(resources, r)
 	}
+	for _, s := range topology.Subscriptions {
+		r := driver.Resource{Kind: "queue", Name: d.DeclarationsName(s.Name), State: driver.ResourceThere}
+		url, err := d.urlOf(ctx, need{queue: r.Name})
+		if err != nil {
+			return resources, err
+		}
+		if url == "" {
+			r.State, r.Detail = driver.ResourceMissing, "without messages: its tags say what the releases of "+s.Name+" handle"
+			if !dry {
+				if _, err := d.createQueue(ctx, r.Name, nil); err != nil {
+					return resources, fmt.Errorf("sqs: %w", err)
+				}
+				r.State = driver.ResourceMade
+			}
+		}
+		resources = append(resources, r)
+	}
 	return resources, nil
 }
 
@@ -169,6 +186,11 @@ func (d *Driver) Grants(topology driver.Topology, _ string) []driver.Grant {
 		}
 	}
 	allow("TidingsRead", read, "sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueUrl", "sqs:GetQueueAttributes")
+	var records []string
+	for _, s := range topology.Subscriptions {
+		add(&records, queue(d.DeclarationsName(s.Name)))
+	}
+	allow("TidingsDeclarations", records, "sqs:GetQueueUrl", "sqs:ListQueueTags", "sqs:TagQueue")
 	allow("TidingsPublish", write, "sqs:SendMessage", "sqs:GetQueueUrl", "sqs:GetQueueAttributes")
 	allow("TidingsPublishTopics", topics, "sns:Publish")
 	allow("TidingsDeadLetters", dead, "sqs:SendMessage", "sqs:GetQueueUrl", "sqs:GetQueueAttributes")
@@ -303,30 +325,41 @@ func (d *Driver) DeleteSubscription(ctx context.Context, name string) (deleted [
 			deleted = append(deleted, "queue "+queue)
 		}
 	}
+	gone, err := d.deleteDeclarations(ctx, name)
+	if err != nil {
+		return deleted, fmt.Errorf("sqs: subscription %s: %w", name, err)
+	}
+	if gone {
+		deleted = append(deleted, "queue "+d.DeclarationsName(name))
+	}
 	return deleted, nil
 }
 
-// Rename implements [driver.Renamer]. Without topics nothing is kept under the
-// name of a subscription. Behind a topic its queue is, and SQS renames none: it is
-// an error while the former one is there.
+// Rename implements [driver.Renamer]. What the releases of the former name handled is
+// moved. Without topics nothing else is kept under the name of a subscription. Behind
+// a topic its queue is, and SQS renames none: it is an error while the former one is
+// there.
 func (d *Driver) Rename(ctx context.Context, former string, s driver.Subscription) (int64, error) {
-	if d.options.Topics == nil {
-		return 0, nil
-	}
 	if !d.calls.Enter() {
 		return 0, errClosed
 	}
 	defer d.calls.Leave()
-	for _, channel := range s.Channels {
-		n := need{queue: d.QueueName(channel, former)}
-		url, err := d.urlOf(ctx, n)
-		if err != nil {
-			return 0, err
-		}
-		if url != "" {
-			return 0, fmt.Errorf("sqs: subscription %s: queue %s of its former name %s is there, and SQS renames no queue: let the former name read it until it is empty, then `tidings subscription delete %s`",
-				s.Name, n.queue, former, former)
+	if d.options.Topics != nil {
+		for _, channel := range s.Channels {
+			n := need{queue: d.QueueName(channel, former)}
+			url, err := d.urlOf(ctx, n)
+			if err != nil {
+				return 0, err
+			}
+			if url != "" {
+				return 0, fmt.Errorf("sqs: subscription %s: queue %s of its former name %s is there, and SQS renames no queue: let the former name read it until it is empty, then `tidings subscription delete %s`",
+					s.Name, n.queue, former, former)
+			}
 		}
 	}
-	return 0, nil
+	moved, err := d.renameDeclarations(ctx, former, s.Name)
+	if err != nil {
+		return 0, fmt.Errorf("sqs: subscription %s: what releases of its former name %s handled: %w", s.Name, former, err)
+	}
+	return moved, nil
 }

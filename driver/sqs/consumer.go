@@ -137,8 +137,8 @@ func (d *Driver) channelQueue(ctx context.Context, channel, subscription string)
 		return d.queue(ctx, d.BrokerName(channel))
 	}
 	name := d.QueueName(channel, subscription)
-	if len(name) > 80 {
-		return nil, fmt.Errorf("%q cannot be a queue: %d characters, and SQS takes 80", name, len(name))
+	if len(name) > mostQueueName {
+		return nil, fmt.Errorf("%q cannot be a queue: %d characters, and SQS takes %d", name, len(name), mostQueueName)
 	}
 	topic, err := d.topic(ctx, channel)
 	if err != nil {

@@ -42,8 +42,15 @@
 // The queue QUEUE-dead has the dead letters of a queue, with what went wrong as JSON
 // in the attribute deadLetter. It is the target of the queue's own redrive, too:
 // after 1 000 receives SQS moves a message there by itself, as a last resort. A
-// message of a type that nobody handles is given back for Options.UnhandledGrace,
-// since an instance with a newer version may know it.
+// message of a type that no release of a subscription handles is given back for
+// Options.UnhandledGrace, since an instance with a newer version may know it.
+//
+// # Releases that differ
+//
+// What the releases of a subscription handle is kept in the tags of a queue without
+// messages ([Driver.DeclarationsName]), 50 event types at most. A message of a type
+// that only another release handles is given back, with everything behind it in its
+// group, until an instance that handles it receives it.
 //
 // # Limits
 //

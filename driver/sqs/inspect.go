@@ -101,6 +101,17 @@ func (d *Driver) Inspect(ctx context.Context, topology driver.Topology, options 
 			return findings, err
 		}
 	}
+	for _, s := range topology.Subscriptions {
+		n := need{queue: d.DeclarationsName(s.Name)}
+		url, err := d.urlOf(ctx, n)
+		if err != nil {
+			return findings, err
+		}
+		if url == "" {
+			findings = append(findings, driver.Finding{Severity: driver.Broken, Check: "sqs-declarations-missing", Subject: "queue " + n.queue, What: "it does not exist",
+				Why: "what the releases of " + s.Name + " handle cannot be recorded, so that an instance without a type would pass its events", Fix: "run `tidings provision`, or make it"})
+		}
+	}
 	return findings, nil
 }
 

@@ -51,18 +51,18 @@ func inspectQueues(t *testing.T, url string) {
 	namespace := newNamespace(t, url)
 	d := newDriver(t, url, func(o *Options) { o.Namespace = namespace; o.Provision = ProvisionNever })
 	topology := declared("x.y", "a.b.c")
-	if got := found(t, d, topology, driver.InspectOptions{}); !slices.Equal(got, []string{"sqs-queue-missing"}) {
+	if got := found(t, d, topology, driver.InspectOptions{}); !slices.Equal(got, []string{"sqs-queue-missing", "sqs-declarations-missing"}) {
 		t.Errorf("nothing is there: %v", got)
 	}
 	resources, err := d.Provision(t.Context(), topology, true)
-	if err != nil || len(resources) != 1 || resources[0].State != driver.ResourceMissing || !strings.Contains(resources[0].Detail, "redrive") {
+	if err != nil || len(resources) != 2 || resources[0].State != driver.ResourceMissing || resources[1].State != driver.ResourceMissing || !strings.Contains(resources[0].Detail, "redrive") {
 		t.Errorf("dry: %+v, %v", resources, err)
 	}
-	if got := found(t, d, topology, driver.InspectOptions{}); len(got) != 1 {
+	if got := found(t, d, topology, driver.InspectOptions{}); len(got) != 2 {
 		t.Errorf("a dry run made something: %v", got)
 	}
 	for _, want := range []driver.ResourceState{driver.ResourceMade, driver.ResourceThere} {
-		if resources, err := d.Provision(t.Context(), topology, false); err != nil || len(resources) != 1 || resources[0].State != want {
+		if resources, err := d.Provision(t.Context(), topology, false); err != nil || len(resources) != 2 || resources[0].State != want || resources[1].State != want {
 			t.Errorf("%s: %+v, %v", want, resources, err)
 		}
 	}
@@ -122,7 +122,7 @@ func TestTopicsAreAdministered(t *testing.T) {
 		o.Provision = ProvisionNever
 	})
 	topology := declared("mail.confirm-order", "a.b.c")
-	if got := found(t, d, topology, driver.InspectOptions{}); !slices.Equal(got, []string{"sqs-queue-missing"}) {
+	if got := found(t, d, topology, driver.InspectOptions{}); !slices.Equal(got, []string{"sqs-queue-missing", "sqs-declarations-missing"}) {
 		t.Errorf("nothing is there: %v", got)
 	}
 	resources, err := d.Provision(t.Context(), topology, false)

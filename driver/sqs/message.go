@@ -27,6 +27,8 @@ const (
 	batchSize     = 10
 	maxAttributes = 10
 	stringType    = "String"
+	// mostQueueName is the length of a queue's name in characters.
+	mostQueueName = 80
 	// typesRoom is what the types of attributes need, which count too.
 	typesRoom = maxAttributes * len(stringType)
 )

@@ -62,8 +62,8 @@ type Options struct {
 	// in .fifo is one whatever Options.FIFO says.
 	QueueURL QueueURLResolver
 
-	// UnhandledGrace is how long a message whose type no subscription here
-	// handles is given back before it is a dead letter (on a queue of your own)
+	// UnhandledGrace is how long a message whose type no release of a subscription
+	// here handles is given back before it is a dead letter (on a queue of your own)
 	// or ignored (on the channel's). Defaults to 10 minutes; negative is none.
 	UnhandledGrace time.Duration
 

@@ -1,6 +1,7 @@
 package sqs
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -40,6 +41,7 @@ type queue struct {
 	full      bool
 	finished  map[string]map[string]bool // of messages that were given back: which subscriptions had finished
 	told      map[string]bool            // types that nobody handles, which were reported
+	records   map[*consumer]record
 }
 
 // held is a message in hand.
@@ -72,7 +74,7 @@ func newQueue(d *Driver, url, channel string) *queue {
 	q := &queue{
 		driver: d, url: url, name: nameOf(url), channel: channel, wake: make(chan struct{}, 1),
 		more: make(chan struct{}, d.options.Pollers), quit: make(chan struct{}),
-		held: make(map[string]*held), finished: make(map[string]map[string]bool), told: make(map[string]bool),
+		held: make(map[string]*held), records: make(map[*consumer]record), finished: make(map[string]map[string]bool), told: make(map[string]bool),
 	}
 	q.life, q.end = context.WithCancel(context.Background())
 	return q
@@ -259,109 +261,129 @@ func (q *queue) failed(err error) {
 
 // take hands received messages to their subscriptions, in order.
 func (q *queue) take(messages []types.Message) {
-	now := time.Now()
-	var back []change
-	deliveries := make(map[*consumer][]driver.Delivery)
-	var order []*consumer
-	var unhandled []string
-	waits := make(map[string]time.Duration) // of groups of which one was given back
+	read := make([]incoming, len(messages))
+	for n := range messages {
+		read[n] = parse(&messages[n])
+	}
+	t := taking{queue: q, now: time.Now(), known: q.consult(read), deliveries: make(map[*consumer][]driver.Delivery), behind: make(map[string]time.Duration)}
 	q.mu.Lock()
 	for n := range messages {
-		m := &messages[n]
-		group := m.Attributes["MessageGroupId"]
-		in := parse(m)
-		h := &held{queue: q, id: aws.ToString(m.MessageId), receipt: aws.ToString(m.ReceiptHandle), size: len(in.body), since: now, until: now.Add(q.driver.options.VisibilityTimeout)}
-		for _, header := range in.headers {
-			h.size += len(header.Name) + len(header.Value)
-		}
-		if known := q.held[h.id]; known != nil { // its visibility ended, and it is in hand
-			known.receipt, known.until, known.since = h.receipt, h.until, h.since
-			continue
-		}
-		if q.stopping {
-			back = append(back, change{h, 0})
-			continue
-		}
-		if wait, behind := waits[group]; behind { // what came with it in its group must not overtake it
-			back = append(back, change{h, wait})
-			continue
-		}
-		sent := milliseconds(m.Attributes["SentTimestamp"])
-		targets, giveUp := q.targets(in.eventType, h.id)
-		if giveUp {
-			if left := q.driver.options.UnhandledGrace - now.Sub(sent); left > 0 {
-				wait := min(left, 15*time.Second)
-				back = append(back, change{h, wait})
-				if group != "" {
-					waits[group] = wait
-				}
-				if !q.told[in.eventType] {
-					q.told[in.eventType] = true
-					unhandled = append(unhandled, in.eventType)
-				}
-				continue
-			}
-		}
-		received, err := strconv.Atoi(m.Attributes["ApproximateReceiveCount"])
-		if err != nil {
-			received = 1
-		}
-		for _, c := range targets {
-			p := &part{held: h, consumer: c}
-			h.parts = append(h.parts, p)
-			delivery := driver.Delivery{
-				Message: driver.Message{Channel: q.channel, Key: group, Headers: in.headers, Body: in.body, Size: h.size},
-				Ref:     p, Time: sent, Attempt: received,
-			}
-			if q.channel == "" {
-				delivery.Channel = c.subscription.ChannelOf(in.eventType)
-			}
-			if giveUp && q.channel == "" {
-				delivery.GiveUp = unhandledReason
-			}
-			if deliveries[c] == nil {
-				order = append(order, c)
-			}
-			deliveries[c] = append(deliveries[c], delivery)
-		}
-		h.left = len(h.parts)
-		if h.left == 0 { // everybody had finished it before it was given back
-			back = append(back, change{h, deleted})
-			continue
-		}
-		q.held[h.id] = h
-		q.bytes += h.size
+		t.take(&messages[n], &read[n])
 	}
 	members := append([]*consumer(nil), q.consumers...)
 	q.mu.Unlock()
-	for _, c := range order { // a group's next message is received when this one is settled
+	for _, c := range t.order { // a group's next message is received when this one is settled
 		c.delivering.Lock()
-		c.sink.Deliver(context.Background(), deliveries[c])
+		c.sink.Deliver(context.Background(), t.deliveries[c])
 		c.delivering.Unlock()
 	}
-	for _, eventType := range unhandled {
+	for _, eventType := range t.unhandled {
 		for _, c := range members {
 			c.sink.Report(driver.Report{Kind: driver.ReportIgnored, Count: 1,
-				Text: fmt.Sprintf("queue %s has events of type %q, which no subscription here handles: they are given back for %v, in case a newer instance does", q.name, eventType, q.driver.options.UnhandledGrace)})
+				Text: fmt.Sprintf("queue %s has events of type %q, which no release of a subscription here handles: they are given back for %v, in case a newer instance does", q.name, eventType, q.driver.options.UnhandledGrace)})
 		}
 	}
-	if len(back) > 0 {
-		if err := q.apply(context.Background(), back); err != nil {
+	if len(t.back) > 0 {
+		if err := q.apply(context.Background(), t.back); err != nil {
 			q.failed(err)
 		}
 	}
 }
 
+// taking is what becomes of the messages of one receive. The queue's lock is held while
+// messages are taken.
+type taking struct {
+	queue      *queue
+	now        time.Time
+	known      bool // the record says which types only other releases handle
+	back       []change
+	behind     map[string]time.Duration // groups of which a message went back: the rest follows
+	deliveries map[*consumer][]driver.Delivery
+	order      []*consumer
+	unhandled  []string
+}
+
+// unknownWait is how long a message goes back while the record does not answer.
+const unknownWait = 5 * time.Second
+
+func (t *taking) take(m *types.Message, in *incoming) {
+	q := t.queue
+	h := &held{queue: q, id: aws.ToString(m.MessageId), receipt: aws.ToString(m.ReceiptHandle), size: len(in.body), since: t.now, until: t.now.Add(q.driver.options.VisibilityTimeout)}
+	for _, header := range in.headers {
+		h.size += len(header.Name) + len(header.Value)
+	}
+	if known := q.held[h.id]; known != nil { // its visibility ended, and it is in hand
+		known.receipt, known.until, known.since = h.receipt, h.until, h.since
+		return
+	}
+	if q.stopping {
+		t.back = append(t.back, change{h, 0})
+		return
+	}
+	group := m.Attributes["MessageGroupId"]
+	if wait, after := t.behind[group]; after && group != "" {
+		t.back = append(t.back, change{h, wait})
+		return
+	}
+	sent := milliseconds(m.Attributes["SentTimestamp"])
+	targets, giveUp := q.targets(in.eventType, h.id)
+	if giveUp {
+		wait := min(q.driver.options.UnhandledGrace-t.now.Sub(sent), 15*time.Second)
+		if !t.known {
+			wait = unknownWait
+		}
+		if wait > 0 {
+			t.back = append(t.back, change{h, wait})
+			t.behind[group] = wait
+			if t.known && !q.told[in.eventType] {
+				q.told[in.eventType] = true
+				t.unhandled = append(t.unhandled, in.eventType)
+			}
+			return
+		}
+	}
+	received, err := strconv.Atoi(m.Attributes["ApproximateReceiveCount"])
+	if err != nil {
+		received = 1
+	}
+	for _, c := range targets {
+		p := &part{held: h, consumer: c}
+		h.parts = append(h.parts, p)
+		delivery := driver.Delivery{
+			Message: driver.Message{Channel: q.channel, Key: group, Headers: in.headers, Body: in.body, Size: h.size},
+			Ref:     p, Time: sent, Attempt: received,
+		}
+		if q.channel == "" {
+			delivery.Channel = cmp.Or(q.records[c].lacks[in.eventType], c.subscription.ChannelOf(in.eventType))
+		}
+		if giveUp && q.channel == "" {
+			delivery.GiveUp = unhandledReason
+		}
+		if t.deliveries[c] == nil {
+			t.order = append(t.order, c)
+		}
+		t.deliveries[c] = append(t.deliveries[c], delivery)
+	}
+	h.left = len(h.parts)
+	if h.left == 0 { // everybody had finished it before it was given back
+		t.back = append(t.back, change{h, deleted})
+		return
+	}
+	q.held[h.id] = h
+	q.bytes += h.size
+}
+
 // unhandledReason is the reason of a dead letter of a type that nobody handles.
 const unhandledReason = "unhandled"
 
-// targets are the subscriptions that get a message, and whether none of them
-// handles its type. The caller holds the lock.
+// targets are the subscriptions that get a message: those that handle its type, and
+// those of which another release does, which leave it to that. The second result says
+// that there are none. The caller holds the lock.
 func (q *queue) targets(eventType, id string) (targets []*consumer, unhandled bool) {
 	finished := q.finished[id]
 	known := false
 	for _, c := range q.consumers {
-		handles := eventType == "" || c.handles[eventType]
+		handles := eventType == "" || c.handles[eventType] || q.records[c].lacks[eventType] != ""
 		known = known || handles
 		if handles && !finished[c.subscription.Name] {
 			targets = append(targets, c)

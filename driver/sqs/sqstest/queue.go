@@ -31,6 +31,7 @@ type queue struct {
 	url        string
 	fifo       bool
 	attributes map[string]string
+	tags       map[string]string
 	messages   []*message // in the order of sending
 	sent       map[string]deduplicated
 	wake       chan struct{} // closed and replaced when a message may have become visible
@@ -183,6 +184,50 @@ func (s *Server) setQueueAttributes(in *input) (any, error) {
 }
 
 // wakeAll wakes whoever waits for messages. The caller holds the server's lock.
+// maxTags is how many tags a queue has at most,
+// https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-queue-tags.html
+const maxTags = 50
+
+func (s *Server) tagQueue(in *input) (any, error) {
+	q, err := s.find(in)
+	if err != nil {
+		return nil, err
+	}
+	tags := maps.Clone(q.tags)
+	if tags == nil {
+		tags = make(map[string]string)
+	}
+	for key, value := range in.Tags {
+		if key == "" || len(key) > 128 || len(value) > 256 {
+			return nil, refuse("InvalidParameterValue", "A tag has a key of 1 to 128 and a value of at most 256 characters")
+		}
+		tags[key] = value
+	}
+	if len(tags) > maxTags {
+		return nil, refuse("InvalidParameterValue", "Too many tags added for queue %s", q.name)
+	}
+	q.tags = tags
+	return struct{}{}, nil
+}
+
+func (s *Server) untagQueue(in *input) (any, error) {
+	q, err := s.find(in)
+	if err == nil {
+		for _, key := range in.TagKeys {
+			delete(q.tags, key)
+		}
+	}
+	return struct{}{}, err
+}
+
+func (s *Server) listQueueTags(in *input) (any, error) {
+	q, err := s.find(in)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"Tags": q.tags}, nil
+}
+
 func (q *queue) wakeAll() {
 	close(q.wake)
 	q.wake = make(chan struct{})

@@ -143,6 +143,7 @@ func (s *Server) act(r *http.Request, action string, body []byte) (any, error) {
 	actions := map[string]func(*input) (any, error){
 		"CreateQueue": s.createQueue, "GetQueueUrl": s.getQueueURL, "ListQueues": s.listQueues, "DeleteQueue": s.deleteQueue, "PurgeQueue": s.purgeQueue,
 		"GetQueueAttributes": s.getQueueAttributes, "SetQueueAttributes": s.setQueueAttributes,
+		"TagQueue": s.tagQueue, "UntagQueue": s.untagQueue, "ListQueueTags": s.listQueueTags,
 		"SendMessage": s.sendMessage, "SendMessageBatch": s.sendMessageBatch,
 		"DeleteMessage": s.deleteMessage, "DeleteMessageBatch": s.deleteMessageBatch,
 		"ChangeMessageVisibility": s.changeVisibility, "ChangeMessageVisibilityBatch": s.changeVisibilityBatch,
@@ -163,6 +164,8 @@ type input struct {
 	QueueURL        string `json:"QueueUrl"`
 	Attributes      map[string]string
 	AttributeNames  []string
+	Tags            map[string]string
+	TagKeys         []string
 
 	MessageBody            string
 	MessageAttributes      map[string]attribute
