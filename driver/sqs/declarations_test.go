@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
