@@ -18,6 +18,7 @@ import (
 	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/codec"
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/testtime"
 	"github.com/tidings-go/tidings/setup"
 )
 
@@ -34,7 +35,7 @@ var userCreated = tidings.Define[userPayload]("identity.user.created", 1, tiding
 
 var subscriptions = []string{"billing.create-default-profile", "notifications.welcome"}
 
-const patience = 30 * time.Second
+var patience = testtime.Patience(time.Minute)
 
 // program is the compiled TypeScript.
 func program(t *testing.T) string {

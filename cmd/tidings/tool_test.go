@@ -22,6 +22,7 @@ import (
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/internal/testtime"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/setup"
 )
@@ -102,9 +103,9 @@ func (s *safeBuffer) String() string {
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); !condition(); {
+	for deadline := time.Now().Add(testtime.Patience(time.Minute)); !condition(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("after a minute: %s", what)
+			t.Fatalf("it did not come: %s", what)
 		}
 		wait(t.Context(), 20*time.Millisecond)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/testtime"
 )
 
 // Killing is a test in which instances of a subscription are processes of their
@@ -38,7 +39,8 @@ type Killing struct {
 	Instances, Kills int
 	// Ordered holds the driver to the order of each aggregate.
 	Ordered bool
-	// Patience is how long all of it may take. 0 means two minutes.
+	// Patience is how long all of it may take, multiplied by TIDINGS_TEST_SCALE. 0
+	// means five minutes.
 	Patience time.Duration
 }
 
@@ -236,7 +238,7 @@ func (i *instance) stop(t testing.TB) {
 func (k Killing) Run(t testing.TB) Killed {
 	t.Helper()
 	k.Events, k.Aggregates = cmp.Or(k.Events, 10_000), cmp.Or(k.Aggregates, 500)
-	k.Instances, k.Kills, k.Patience = cmp.Or(k.Instances, 3), cmp.Or(k.Kills, 6), cmp.Or(k.Patience, 2*time.Minute)
+	k.Instances, k.Kills, k.Patience = cmp.Or(k.Instances, 3), cmp.Or(k.Kills, 6), testtime.Scaled(cmp.Or(k.Patience, 5*time.Minute))
 	began := time.Now()
 	said := &statement{handled: make(map[string]bool)}
 	running := make([]*instance, 0, k.Instances)

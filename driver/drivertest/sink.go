@@ -11,11 +11,12 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
+	"github.com/tidings-go/tidings/internal/testtime"
 )
 
 // sinkPatience is how long the helpers for a driver's own tests wait for something
 // that is sure to come.
-const sinkPatience = 15 * time.Second
+func sinkPatience() time.Duration { return testtime.Patience(time.Minute) }
 
 // Sink is an engine that does nothing by itself, for a driver's own tests. All
 // methods may be called at once.
@@ -166,7 +167,7 @@ func Start(t testing.TB, d driver.Driver, s driver.Subscription, sink *Sink) *Ru
 	case err := <-r.err:
 		r.err <- nil
 		t.Fatalf("Run ended before it joined: %v", err)
-	case <-time.After(sinkPatience):
+	case <-time.After(sinkPatience()):
 		t.Fatal("not joined")
 	}
 	return r
@@ -182,7 +183,7 @@ func (r *Running) StopRun(t testing.TB) {
 		if err != nil {
 			t.Errorf("Run: %v", err)
 		}
-	case <-time.After(sinkPatience):
+	case <-time.After(sinkPatience()):
 		t.Error("Run does not end")
 	}
 }
@@ -196,7 +197,7 @@ func (r *Running) End(t testing.TB) {
 	}
 	r.closed = true
 	r.StopRun(t)
-	ctx, cancel := context.WithTimeout(context.Background(), sinkPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), sinkPatience())
 	defer cancel()
 	if err := r.Close(ctx); err != nil {
 		t.Errorf("Close: %v", err)
@@ -223,14 +224,14 @@ func Finished(deliveries ...driver.Delivery) []driver.Settlement {
 // Eventually waits for a condition.
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(sinkPatience)
+	deadline := time.After(sinkPatience())
 	look := time.NewTicker(2 * time.Millisecond)
 	defer look.Stop()
 	for !condition() {
 		select {
 		case <-look.C:
 		case <-deadline:
-			t.Fatalf("not within %v: %s", sinkPatience, what)
+			t.Fatalf("not within %v: %s", sinkPatience(), what)
 		}
 	}
 }

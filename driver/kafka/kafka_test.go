@@ -13,10 +13,11 @@ import (
 
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
+	"github.com/tidings-go/tidings/internal/testtime"
 )
 
 // patience is how long a test waits for something that is sure to come.
-const patience = 15 * time.Second
+var patience = testtime.Patience(30 * time.Second)
 
 // newCluster starts a broker inside the process.
 func newCluster(t testing.TB, options ...kfake.Opt) *kfake.Cluster {

@@ -19,6 +19,7 @@ import (
 	"github.com/tidings-go/tidings/driver"
 	"github.com/tidings-go/tidings/driver/drivertest"
 	"github.com/tidings-go/tidings/driver/sqldb"
+	"github.com/tidings-go/tidings/internal/testtime"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/store/postgres"
 )
@@ -308,14 +309,15 @@ func stopAfter(t *testing.T, loop func(context.Context) error) {
 
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	patience := testtime.Patience(time.Minute)
+	deadline := time.After(patience)
 	look := time.NewTicker(2 * time.Millisecond)
 	defer look.Stop()
 	for !condition() {
 		select {
 		case <-look.C:
 		case <-deadline:
-			t.Fatalf("not within 20s: %s", what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }
