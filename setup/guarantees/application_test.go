@@ -154,6 +154,8 @@ func onPostgresWith(ctx context.Context, place faults.Place, connections int32, 
 	config.MaxConns = connections
 	config.ConnConfig.RuntimeParams["search_path"] = place.Namespace
 	config.ConnConfig.ConnectTimeout = connect
+	// What a process leaves open that died without a word keeps its locks so long.
+	config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "5s"
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, err

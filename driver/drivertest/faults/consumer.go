@@ -61,7 +61,7 @@ func (p *process) instance(ctx context.Context) error {
 	for ready := false; ; {
 		select {
 		case err = <-done:
-			p.journal.write(entry{word: wordUnready})
+			p.journal.write(entry{word: wordUnready}, entry{word: wordReturned})
 			return err
 		case err := <-joined:
 			if err == nil {

@@ -31,6 +31,7 @@ const (
 	wordGuard        = "guard"        // the outage guard closed
 	wordHealthy      = "healthy"      // Health says ready
 	wordUnready      = "unready"      // and does not, any more
+	wordReturned     = "returned"     // the bus's Run has returned
 	wordHalted       = "halted"       // it stands still at a named point
 	wordFault        = "fault"        // a fault hits this process now; the reason is the source that it has lost, or empty for all
 	wordDied         = "died"         // the trial: the process is gone

@@ -138,7 +138,9 @@ func (s *silent) ends(processes ...*Process) {
 		took := time.Since(since)
 		s.verdict.Ended = max(s.verdict.Ended, took)
 		if took > s.endLimit() {
-			s.failf("%s ended %v after SIGTERM, more than the drain timeout and %v", p.Process, took.Round(time.Millisecond), EndMargin)
+			returned, _ := s.first(p, wordReturned, since)
+			s.failf("%s ended %v after SIGTERM, more than the drain timeout and %v; Run had returned after %v", p.Process, took.Round(time.Millisecond), EndMargin,
+				max(returned.Sub(since), 0).Round(time.Millisecond))
 		}
 	}
 }
