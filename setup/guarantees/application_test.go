@@ -141,6 +141,20 @@ func (a *application[TX]) effects(ctx context.Context) (map[string]int, error) {
 	return times, err
 }
 
+// closed closes a pool as a service does at its end: pgx waits 15 seconds for the
+// goodbye of a server that does not answer, database/sql five for each connection,
+// and the process ends anyway.
+func closed(closePool func()) {
+	done := make(chan struct{})
+	go func() { closePool(); close(done) }()
+	timer := time.NewTimer(time.Second)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	}
+}
+
 // onPostgres opens the application's database in the schema of a place.
 func onPostgres(ctx context.Context, place faults.Place) (*application[pgx.Tx], error) {
 	return onPostgresWith(ctx, place, 24, 3*time.Second) // 16 lanes, and what renews, reads and numbers must not wait for them
@@ -192,7 +206,7 @@ func onPostgresWith(ctx context.Context, place faults.Place, connections int32, 
 			}
 			return rows.Err()
 		},
-		close: pool.Close,
+		close: func() { closed(pool.Close) },
 	}, nil
 }
 
@@ -235,7 +249,7 @@ func onSQL(db *sql.DB, store applicationStore[*sql.Tx]) *application[*sql.Tx] {
 			}
 			return rows.Err()
 		},
-		close: func() { _ = db.Close() },
+		close: func() { closed(func() { _ = db.Close() }) },
 	}
 }
 

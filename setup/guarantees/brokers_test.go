@@ -3,6 +3,7 @@
 package guarantees
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"strings"
@@ -138,7 +139,7 @@ func newStreams(place faults.Place) (driver.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
-	return streams.New(streams.Options{Client: option, Namespace: place.Namespace, LeaseTime: leaseTime})
+	return streams.New(streams.Options{Client: option, Namespace: place.Namespace, LeaseTime: cmp.Or(place.Lease, leaseTime)})
 }
 
 // What is on the shared server is removed; a server of our own goes as a whole.

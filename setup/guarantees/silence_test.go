@@ -3,6 +3,7 @@
 package guarantees
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"flag"
@@ -74,7 +75,7 @@ func silences(n int, silent *faults.Silent) (some []faults.Silence) {
 
 // silents are the worlds with the servers that fall silent.
 func silents() []faults.Silent {
-	return []faults.Silent{
+	all := []faults.Silent{
 		{World: onPostgresWorld, Server: "database", Database: true},
 		{World: setupWorld, Server: "database", Database: true},
 		{World: outboxWorld, Server: "database", Database: true},
@@ -87,6 +88,17 @@ func silents() []faults.Silent {
 		{World: onSQS, Server: "broker"},
 		{World: onRedis, Server: "broker"},
 	}
+	for n := range all {
+		w := &all[n]
+		w.Session = sessionTimeout
+		prepare := w.Prepare
+		w.Prepare = func(t testing.TB) faults.Place {
+			place := prepare(t)
+			place.Lease = sessionTimeout
+			return place
+		}
+	}
+	return all
 }
 
 // silentWorlds are those that no other test has.
@@ -120,7 +132,7 @@ func relayed(name string, session time.Duration, open func(faults.Place) (driver
 			}
 			return &faults.Parts{
 				Driver: d, Options: tidings.Options{Lanes: a.store.Lanes()}, Subscribe: subscribe(), React: a.react(trap), Commit: a.commit, Committed: a.committed, Close: a.close,
-				Queue: trap.Queue(a.store), Relay: outbox.Options{LeaseTime: leaseTime, Batch: 50, PollInterval: 100 * time.Millisecond},
+				Queue: trap.Queue(a.store), Relay: outbox.Options{LeaseTime: cmp.Or(place.Lease, leaseTime), Batch: 50, PollInterval: 100 * time.Millisecond},
 			}, nil
 		},
 		Prepare: func(t testing.TB) faults.Place {
@@ -257,9 +269,9 @@ func (r *silenceRows) write(t *testing.T) {
 	if *page == "" {
 		return
 	}
-	text := fmt.Sprintf("`%s`, %s, %s %s/%s with %d processors; %s. Leases of %v, a Kafka session and an SQS visibility timeout of %v, handlers of at most %v, a drain timeout of %v.\n\n%s",
+	text := fmt.Sprintf("`%s`, %s, %s %s/%s with %d processors; %s. Leases, a Kafka session and an SQS visibility timeout of %v, handlers of at most %v, a drain timeout of %v.\n\n%s",
 		*command, time.Now().Format("2006-01-02"), runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), *versions,
-		leaseTime, sessionTimeout, faults.HandlerTime, faults.DrainTime, faults.SilenceTable(r.all))
+		sessionTimeout, faults.HandlerTime, faults.DrainTime, faults.SilenceTable(r.all))
 	if err := faults.WriteSection(*page, "silence", text); err != nil {
 		t.Error(err)
 	}

@@ -3,6 +3,7 @@
 package guarantees
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"flag"
@@ -154,7 +155,7 @@ func databaseParts[TX any](ctx context.Context, name string, place faults.Place,
 	if !ok {
 		return nil, fmt.Errorf("a %T has no log", a.store)
 	}
-	d, err := sqldb.New(sqldb.Options{Name: name, Log: trap.Log(log.Log(), a.store.Status), LeaseTime: leaseTime, PollInterval: 100 * time.Millisecond})
+	d, err := sqldb.New(sqldb.Options{Name: name, Log: trap.Log(log.Log(), a.store.Status), LeaseTime: cmp.Or(place.Lease, leaseTime), PollInterval: 100 * time.Millisecond})
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +201,7 @@ var outboxWorld = faults.World{
 		}
 		return &faults.Parts{
 			Driver: d, Subscribe: subscribe(), React: a.react(trap), Commit: a.commit, Committed: a.committed, Close: a.close,
-			Queue: trap.Queue(a.store), Relay: outbox.Options{LeaseTime: leaseTime, Batch: 50},
+			Queue: trap.Queue(a.store), Relay: outbox.Options{LeaseTime: cmp.Or(place.Lease, leaseTime), Batch: 50},
 		}, nil
 	},
 	Prepare: func(t testing.TB) faults.Place {

@@ -35,6 +35,8 @@ type Place struct {
 	// which its processes reach the two. Empty: they go straight there.
 	BrokerLine   string
 	DatabaseLine string
+	// Lease replaces the leases of a world, where it has some.
+	Lease time.Duration
 }
 
 // World is one driver with its broker, as the suite reaches it.
