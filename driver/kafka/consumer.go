@@ -118,6 +118,7 @@ func (c *consumer) Run(ctx context.Context) error {
 	defer stop()
 	var feeder sync.WaitGroup
 	feeder.Go(func() { c.feed(polls) })
+	feeder.Go(func() { c.keepLoop(polls) })
 	defer feeder.Wait()
 	defer stop()
 	defer c.client.PauseFetchTopics(c.topics...) // what the client would fetch now nobody takes

@@ -30,6 +30,7 @@ type Driver struct {
 	features driver.Features
 
 	declarations declarationReader
+	keepEvery    time.Duration
 
 	mu         sync.Mutex
 	closed     bool
@@ -55,7 +56,7 @@ func New(options Options) (*Driver, error) {
 		return nil, err
 	}
 	o := options.withDefaults()
-	d := &Driver{options: o, subscribed: make(map[string]*consumer)}
+	d := &Driver{options: o, keepEvery: keepEvery, subscribed: make(map[string]*consumer)}
 	d.topics.known = make(map[string]*topic)
 	d.declarations.turn = make(chan struct{}, 1)
 	d.features = driver.Features{

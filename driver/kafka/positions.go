@@ -105,7 +105,7 @@ func (c *consumer) pin(ctx context.Context, topic string, partitions []*partitio
 		offsets[topic][number] = kgo.EpochOffset{Epoch: -1, Offset: at.Offset}
 	}
 	err = untilCoordinated(ctx, func() error {
-		failed, err := c.send(ctx, offsets, nil)
+		failed, err := c.send(ctx, offsets, nil, nil)
 		for _, cause := range failed[topic] {
 			err = errors.Join(err, cause)
 		}

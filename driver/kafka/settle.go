@@ -102,7 +102,7 @@ func (c *consumer) commit(ctx context.Context, gather bool) error {
 		return nil
 	}
 	c.lastCommit = time.Now()
-	failed, err := c.send(ctx, offsets, metadata)
+	failed, err := c.send(ctx, offsets, metadata, nil)
 	var errs []error
 	for p, version := range versions {
 		cause := err
@@ -124,8 +124,9 @@ func (c *consumer) commit(ctx context.Context, gather bool) error {
 }
 
 // send commits offsets with their metadata as a member of the group and returns
-// what failed, by partition or as a whole.
-func (c *consumer) send(ctx context.Context, offsets map[string]map[int32]kgo.EpochOffset, metadata map[string]map[int32]string) (failed map[string]map[int32]error, err error) {
+// what failed, by partition or as a whole. Nothing is sent where check, if there is
+// one, returns an error.
+func (c *consumer) send(ctx context.Context, offsets map[string]map[int32]kgo.EpochOffset, metadata map[string]map[int32]string, check func(*kmsg.OffsetCommitRequest) error) (failed map[string]map[int32]error, err error) {
 	with := kgo.PreCommitFnContext(ctx, func(request *kmsg.OffsetCommitRequest) error {
 		for t := range request.Topics {
 			topic := &request.Topics[t]
@@ -133,6 +134,9 @@ func (c *consumer) send(ctx context.Context, offsets map[string]map[int32]kgo.Ep
 				text := metadata[topic.Topic][topic.Partitions[p].Partition]
 				topic.Partitions[p].Metadata = &text
 			}
+		}
+		if check != nil {
+			return check(request)
 		}
 		return nil
 	})
