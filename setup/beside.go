@@ -125,6 +125,9 @@ func openMySQL(config Config, keepSent bool) (*sql.DB, *mysql.Store, []error) {
 	o.DBName = strings.TrimPrefix(u.Path, "/")
 	o.User = u.User.Username()
 	o.Passwd, _ = u.User.Password()
+	o.Timeout, o.ReadTimeout, o.WriteTimeout, o.Params = dialTime, mysqlAnswer, mysqlAnswer, mysqlParameters()
+	dial := dialer()
+	o.DialFunc = dial.DialContext
 	for name, values := range u.Query() {
 		if name != "tls" {
 			return nil, nil, []error{fmt.Errorf("DATABASE_URL: parameter %q is not known: mysql:// takes tls only (true, skip-verify or preferred)", name)}
@@ -136,6 +139,7 @@ func openMySQL(config Config, keepSent bool) (*sql.DB, *mysql.Store, []error) {
 		return nil, nil, []error{errMySQLURL}
 	}
 	db := sql.OpenDB(connector)
+	db.SetConnMaxIdleTime(mysqlIdle)
 	store, err := mysql.New(db, &mysql.Options{Prefix: prefix(config), KeepSent: keepSent})
 	if err != nil {
 		return nil, nil, []error{fmt.Errorf("DATABASE_URL, EVENT_NAMESPACE: %w", errors.Join(err, db.Close()))}

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -96,6 +97,8 @@ func openKind(kind string, config Config, keepSent bool) (opened, []error) {
 	if err != nil {
 		return opened{}, []error{err}
 	}
+	parsed.AfterConnect = tuneServer
+	parsed.PingTimeout = cmp.Or(parsed.PingTimeout, pingTime)
 	pool, err := pgxpool.NewWithConfig(context.Background(), parsed)
 	if err != nil {
 		return opened{}, []error{errors.New("DATABASE_URL asks for settings of the pool that cannot be")}
@@ -121,6 +124,7 @@ func postgresConfig(config Config) (*pgxpool.Config, error) {
 	if strings.Contains(parsed.ConnConfig.Host, "@") { // it is cut at the first one
 		return nil, errors.New("DATABASE_URL " + errEncode)
 	}
+	tunePostgres(parsed.ConnConfig)
 	return parsed, nil
 }
 

@@ -140,7 +140,7 @@ func openPostgresSQL(config Config) (*SQL, []error) {
 	if err != nil {
 		return nil, []error{err}
 	}
-	db := stdlib.OpenDB(*pool.ConnConfig)
+	db := stdlib.OpenDB(*pool.ConnConfig, stdlib.OptionAfterConnect(tuneServer))
 	db.SetMaxIdleConns(idleConnections)
 	if strings.Contains(config.DatabaseURL, "pool_max_conns") {
 		db.SetMaxOpenConns(int(pool.MaxConns))

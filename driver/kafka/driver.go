@@ -74,6 +74,7 @@ func New(options Options) (*Driver, error) {
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytesFn(d.batchLimit),
 		kgo.UnknownTopicRetries(5),
+		kgo.ProduceRequestTimeout(5*time.Second), // how long a broker waits for its replicas
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: Options: %w", err)
@@ -91,6 +92,10 @@ func (d *Driver) clientOptions(more ...kgo.Opt) []kgo.Opt {
 		kgo.MetadataMinAge(250 * time.Millisecond),
 		kgo.MetadataMaxAge(time.Minute),
 		kgo.RetryBackoffFn(backoff),
+		// A broker that falls silent is noticed well within the session timeout: the
+		// client's own times are twice these, and add up.
+		kgo.DialTimeout(5 * time.Second),
+		kgo.RequestTimeoutOverhead(5 * time.Second),
 	}
 	if o.TLS != nil {
 		options = append(options, kgo.DialTLSConfig(o.TLS))

@@ -89,6 +89,7 @@ func dialect(o Options) *sqlstore.Dialect {
 			state := sqlState(err)
 			return state == "40001" || state == "40P01" // serialization failure, deadlock
 		},
+		IdleLimit: " RETURNING set_config('idle_in_transaction_session_timeout', $6, true)",
 		Answered: func(err error) bool {
 			if errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed) {
 				return true

@@ -89,6 +89,11 @@ type Dialect struct {
 	// Retry reports that a transaction of ours was rolled back for no fault of its
 	// own: a deadlock, a lock that was not had in time.
 	Retry func(err error) bool
+	// IdleLimit follows the claim of a handler's transaction and bounds how long the
+	// server keeps that when nothing happens in it: $6 milliseconds. Else a process
+	// that died without a word would block the others. Empty where a statement cannot
+	// say so.
+	IdleLimit string
 	// Answered reports that an error of a commit is the server's answer that
 	// nothing is committed.
 	Answered func(err error) bool

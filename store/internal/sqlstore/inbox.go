@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
@@ -106,15 +107,21 @@ func (s *Store[TX]) undo(ctx context.Context, run Statements, began time.Time, c
 // so that a subscription that begins to use an inbox knows what it has handled.
 func (s *Store[TX]) Claim(ctx context.Context, tx TX, r driver.ClaimRequest) (driver.ClaimAnswer, error) {
 	run := s.on(s.transaction(tx))
-	ctx, cancel := s.patience(ctx)
+	handling := ctx
+	ctx, cancel := s.patience(handling)
 	defer cancel()
 	keep := any(nil)
 	if r.Keep > 0 {
 		keep = microseconds(r.Keep)
 	}
 	arguments := []any{r.Subscription, r.Key, r.Owner, int64(r.Digest), keep}
+	idle := ""
+	if s.dialect.IdleLimit != "" {
+		idle = s.dialect.IdleLimit
+		arguments = append(arguments, idleLimit(handling))
+	}
 	insert := " {claims} (subscription, claim_key, owner, done, until_at, digest, crashes, keep_until) VALUES ($1, $2, $3, 1, 0, $4, 0, {now} + " + s.integer("$5") + ") "
-	changed, err := run.Exec(ctx, "INSERT INTO"+insert+cmp.Or(s.dialect.Touch, s.dialect.TakeDone), arguments...)
+	changed, err := run.Exec(ctx, "INSERT INTO"+insert+cmp.Or(s.dialect.Touch, s.dialect.TakeDone)+idle, arguments...)
 	fresh := changed == 1
 	if err == nil && !fresh && !s.dialect.Returning {
 		changed, err = run.Exec(ctx, s.dialect.TakeDone, arguments...)
@@ -135,6 +142,19 @@ func (s *Store[TX]) Claim(ctx context.Context, tx TX, r driver.ClaimRequest) (dr
 		return driver.ClaimAnswer{}, fmt.Errorf("%s: claim %s %s: the key was deleted meanwhile", s.dialect.Name, r.Subscription, r.Key)
 	}
 	return driver.ClaimAnswer{State: driver.ClaimDone, Digest: uint64(digest)}, nil
+}
+
+// idleMargin is how much longer than its handler a transaction may be idle.
+const idleMargin = 10 * time.Second
+
+// idleLimit is how long the server is to keep a handler's transaction in which
+// nothing happens, in milliseconds: 0, for ever, without an end of the handler.
+func idleLimit(handling context.Context) string {
+	deadline, limited := handling.Deadline()
+	if !limited {
+		return "0"
+	}
+	return strconv.FormatInt((max(time.Until(deadline), 0) + idleMargin).Milliseconds(), 10)
 }
 
 // Claimed implements [inbox.Store].
