@@ -8,10 +8,11 @@ import (
 )
 
 var (
-	_ driver.Inspector   = (*Driver)(nil)
-	_ driver.Keeper      = (*Driver)(nil)
-	_ driver.Renamer     = (*Driver)(nil)
-	_ driver.Provisioner = (*Driver)(nil)
+	_ driver.Inspector    = (*Driver)(nil)
+	_ driver.Keeper       = (*Driver)(nil)
+	_ driver.Renamer      = (*Driver)(nil)
+	_ driver.Provisioner  = (*Driver)(nil)
+	_ driver.Declarations = (*Driver)(nil)
 )
 
 // face is what the store behind the log has of something, or an error.
@@ -60,6 +61,42 @@ func (d *Driver) Rename(ctx context.Context, former string, s driver.Subscriptio
 		return 0, err
 	}
 	return store.Rename(ctx, former, s)
+}
+
+// Declare implements [driver.Declarations], beside the positions.
+func (d *Driver) Declare(ctx context.Context, subscription string, handled []driver.Declaration) ([]driver.Declaration, error) {
+	if d.isClosed() {
+		return nil, driver.ErrClosed
+	}
+	all, err := d.options.Log.Declare(ctx, subscription, handled)
+	return all, d.failed(err)
+}
+
+// Declared implements [driver.Declarations].
+func (d *Driver) Declared(ctx context.Context, subscription string) ([]driver.Declaration, error) {
+	if d.isClosed() {
+		return nil, driver.ErrClosed
+	}
+	all, err := d.options.Log.Declared(ctx, subscription)
+	return all, d.failed(err)
+}
+
+// ForgetType implements [driver.Declarations]. It is [driver.ErrInUse] while an
+// instance handles the last type of its channel.
+func (d *Driver) ForgetType(ctx context.Context, subscription, eventType string) (bool, error) {
+	if d.isClosed() {
+		return false, driver.ErrClosed
+	}
+	known, err := d.options.Log.ForgetType(ctx, subscription, eventType)
+	return known, d.failed(err)
+}
+
+// failed says which driver an error of the log is of.
+func (d *Driver) failed(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("sqldb: %s: %w", d.options.Name, err)
 }
 
 // Provision implements [driver.Provisioner], as the store does.

@@ -18,7 +18,7 @@ import (
 )
 
 // consumer fetches for one subscription. A goroutine renews its leases until
-// Close, one divides the slots among the instances, and Run itself reads.
+// Close, one divides the parts among the instances, and Run itself reads.
 type consumer struct {
 	driver       *Driver
 	subscription driver.Subscription
@@ -37,12 +37,12 @@ type consumer struct {
 	share *share.Share
 
 	mu    sync.Mutex
-	slots map[int]*slot // that are owned
+	slots map[outbox.Part]*slot // that are owned
 }
 
-// slot is one ownership of one slot.
+// slot is one ownership of one slot of a channel.
 type slot struct {
-	number int
+	part   outbox.Part
 	lease  driver.Lease
 	source driver.Source
 	since  time.Time // rows stored before are not for the subscription
@@ -90,8 +90,8 @@ func (c *consumer) stuck() bool { return c.outage.Since(reading) > c.driver.opti
 // outageAfter is how long the database may not answer before that is reported.
 const outageAfter = time.Second
 
-// Subscribe implements [driver.Driver]. A subscription that the database does not
-// know yet is made known, and begins where StartAt says.
+// Subscribe implements [driver.Driver]. A channel that the database does not know
+// of the subscription yet begins where StartAt says, be the subscription new or not.
 func (d *Driver) Subscribe(ctx context.Context, subscription driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
 	if d.isClosed() {
 		return nil, driver.ErrClosed
@@ -99,15 +99,15 @@ func (d *Driver) Subscribe(ctx context.Context, subscription driver.Subscription
 	if subscription.StartAt.Mode == driver.StartUnset {
 		return nil, fmt.Errorf("sqldb: subscription %s: driver %s has history: say where a new subscription begins (StartAt)", subscription.Name, d.options.Name)
 	}
-	if _, err := calls.Within(ctx, publishTime, func(ctx context.Context) (bool, error) {
-		return d.options.Log.Begin(ctx, subscription.Name, subscription.StartAt)
+	if _, err := calls.Within(ctx, publishTime, func(ctx context.Context) ([]string, error) {
+		return d.options.Log.Begin(ctx, subscription.Name, subscription.Channels, subscription.StartAt)
 	}); err != nil {
 		return nil, fmt.Errorf("sqldb: subscription %s: %w", subscription.Name, err)
 	}
 	c := &consumer{
 		driver: d, subscription: subscription, sink: sink, outage: outage.New(sink, outageAfter, "the database does not answer"),
 		group: "subscription:" + subscription.Name, maxEvents: d.options.MaxEvents, maxBytes: d.options.MaxBytes,
-		wake: make(chan struct{}, 1), committing: make(chan struct{}, 1), slots: make(map[int]*slot),
+		wake: make(chan struct{}, 1), committing: make(chan struct{}, 1), slots: make(map[outbox.Part]*slot),
 	}
 	if subscription.MaxEvents > 0 {
 		c.maxEvents = min(subscription.MaxEvents, window.Most)
@@ -145,8 +145,12 @@ func (c *consumer) wakeReader() {
 	}
 }
 
-// readBatch is how many entries of one slot are read at once.
-const readBatch = 256
+// readEach and readBatch are how many entries are read at once: of one slot, and
+// about how many of all.
+const (
+	readEach  = 256
+	readBatch = readEach * outbox.Slots
+)
 
 // lateCommit is how long a position that moved over what nobody settles may wait
 // to be stored.
@@ -187,14 +191,14 @@ func (c *consumer) read(ctx context.Context) {
 func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, err error) {
 	next = time.Hour
 	var from []outbox.Place
-	asked := make(map[int]*slot)
+	asked := make(map[outbox.Part]*slot)
 	owned := c.owned()
 	for _, s := range owned {
 		due := c.again(s)
 		next = min(next, due)
 		if position, room := c.room(s); room {
-			from = append(from, outbox.Place{Slot: s.number, Position: position})
-			asked[s.number] = s
+			from = append(from, outbox.Place{Part: s.part, Position: position})
+			asked[s.part] = s
 		}
 	}
 	next = min(next, c.commitLate(ctx, owned))
@@ -202,11 +206,16 @@ func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, er
 		return false, next, nil
 	}
 	if len(from) == 0 { // it lost them all: is it well again?
-		from = []outbox.Place{{Position: math.MaxInt64}}
+		from = []outbox.Place{{Part: outbox.Part{Channel: c.subscription.Channels[0]}, Position: math.MaxInt64}}
 	}
 	end := c.outage.Ask(reading)
-	entries, err := calls.Within(ctx, c.driver.options.LeaseTime, func(ctx context.Context) ([]outbox.Entry, error) {
-		return c.driver.options.Log.Read(ctx, from, c.subscription.Channels, readBatch)
+	type answer struct {
+		entries []outbox.Entry
+		more    bool
+	}
+	read, err := calls.Within(ctx, c.driver.options.LeaseTime, func(ctx context.Context) (answer, error) {
+		entries, more, err := c.driver.options.Log.Read(ctx, from, readEach, readBatch)
+		return answer{entries, more}, err
 	})
 	if err != nil {
 		err = fmt.Errorf("sqldb: subscription %s: read: %w", c.subscription.Name, err)
@@ -214,46 +223,44 @@ func (c *consumer) fetch(ctx context.Context) (more bool, next time.Duration, er
 		return false, 0, err
 	}
 	end(nil)
-	for len(entries) > 0 {
+	for entries := read.entries; len(entries) > 0; {
 		n := 1
-		for n < len(entries) && entries[n].Slot == entries[0].Slot {
+		for n < len(entries) && entries[n].Part == entries[0].Part {
 			n++
 		}
 		// A slot that was lost and came back meanwhile begins elsewhere: what was read
 		// for the ownership before would leave a gap in this one.
-		if s := c.slot(entries[0].Slot); s != nil && s == asked[s.number] {
+		if s := c.slot(entries[0].Part); s != nil && s == asked[s.part] {
 			c.deliver(s, entries[:n])
 		}
-		more = more || n == readBatch
 		entries = entries[n:]
 	}
-	return more, next, nil
+	return read.more, next, nil
 }
 
 // SourceOf implements [driver.Locator].
 func (c *consumer) SourceOf(channel, key, _ string) string {
-	return sourceName(outbox.LeaseName(outbox.SlotOf(channel, key)))
+	return outbox.PartOf(channel, key).Name()
 }
-
-// sourceName is the name of a slot as a source.
-func sourceName(lease string) string { return "slot/" + lease }
 
 func (c *consumer) owned() []*slot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	slots := make([]*slot, 0, len(c.slots))
-	for n := range outbox.Slots { // in an order, so that a test reads the same each time
-		if s := c.slots[n]; s != nil {
-			slots = append(slots, s)
+	for _, channel := range c.subscription.Channels { // in an order, so that a test reads the same each time
+		for n := range outbox.Slots {
+			if s := c.slots[outbox.Part{Channel: channel, Slot: n}]; s != nil {
+				slots = append(slots, s)
+			}
 		}
 	}
 	return slots
 }
 
-func (c *consumer) slot(number int) *slot {
+func (c *consumer) slot(part outbox.Part) *slot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.slots[number]
+	return c.slots[part]
 }
 
 // room returns where to read a slot on, and whether there is room for more.
@@ -295,7 +302,7 @@ func (c *consumer) deliver(s *slot, entries []outbox.Entry) {
 		if verdict == window.Skip {
 			continue
 		}
-		if e.Foreign || e.Row.CreatedAt.Before(s.since) {
+		if e.Row.CreatedAt.Before(s.since) {
 			s.window.Finish(e.Position, size)
 			s.change()
 			continue
@@ -369,7 +376,7 @@ func (c *consumer) Settle(ctx context.Context, settlements []driver.Settlement) 
 	touched := make(map[*slot]bool)
 	for _, settled := range settlements {
 		p, ok := settled.Ref.(*place)
-		if !ok || p.slot.source != settled.Source || c.slot(p.slot.number) != p.slot {
+		if !ok || p.slot.source != settled.Source || c.slot(p.slot.part) != p.slot {
 			continue
 		}
 		s := p.slot
@@ -418,7 +425,7 @@ func (c *consumer) commit(ctx context.Context, slots []*slot) error {
 		s.mu.Lock()
 		if !s.gone && s.version != s.committed {
 			leases = append(leases, s.lease)
-			progress = append(progress, outbox.Progress{Place: outbox.Place{Slot: s.number, Position: s.window.Base}, Finished: window.Encode(s.window.Base, s.window.Finished())})
+			progress = append(progress, outbox.Progress{Place: outbox.Place{Part: s.part, Position: s.window.Base}, Finished: window.Encode(s.window.Base, s.window.Finished())})
 			versions = append(versions, s.version)
 			changed = append(changed, s)
 		}

@@ -162,7 +162,7 @@ func TestALeaseThatCannotBeRenewedIsLost(t *testing.T) {
 		}
 		took := time.Since(began)
 		log.mu.Lock()
-		ends := log.leases["subscription:billing.invoice/0"].until
+		ends := log.leases["subscription:billing.invoice/"+channel+"/0"].until
 		log.mu.Unlock()
 		if lost() != outbox.Slots || time.Now().After(ends) {
 			t.Errorf("after %v %d slots are lost; the database has them until %v after now", took, lost(), time.Until(ends))
@@ -187,13 +187,13 @@ func TestAnOldEpochStoresNoPosition(t *testing.T) {
 		first.publish("a/1")
 		taken := first.take()
 		log.mu.Lock()
-		held := log.leases["subscription:billing.invoice/"+fmt.Sprint(outbox.SlotOf(channel, "a"))]
+		held := log.leases["subscription:billing.invoice/"+outbox.PartOf(channel, "a").Name()]
 		held.holder, held.epoch = "another", held.epoch+1
 		log.mu.Unlock()
 		if err := first.settle(driver.Finished, 0, taken...); err != nil {
 			t.Fatal(err)
 		}
-		if p := log.known["billing.invoice"][outbox.SlotOf(channel, "a")]; p.Position != 0 || p.Finished != "" {
+		if p := log.known["billing.invoice"][outbox.PartOf(channel, "a")]; p.Position != 0 || p.Finished != "" {
 			t.Errorf("the position is %+v", p)
 		}
 		if len(first.lost) != 1 || first.lost[0] != taken[0].Source {
@@ -212,13 +212,13 @@ type rereadingLog struct {
 	meanwhile func()
 }
 
-func (l *rereadingLog) Read(ctx context.Context, from []outbox.Place, channels []string, limit int) ([]outbox.Entry, error) {
-	entries, err := l.memoryLog.Read(ctx, from, channels, limit)
+func (l *rereadingLog) Read(ctx context.Context, from []outbox.Place, each, limit int) ([]outbox.Entry, bool, error) {
+	entries, more, err := l.memoryLog.Read(ctx, from, each, limit)
 	if do := l.meanwhile; do != nil && len(entries) > 0 {
 		l.meanwhile = nil
 		do()
 	}
-	return entries, err
+	return entries, more, err
 }
 
 // What was read for an ownership that is over is not delivered to the next one,
@@ -228,7 +228,7 @@ func TestAReadOfAnOldOwnershipLeavesNoGap(t *testing.T) {
 		log := &rereadingLog{memoryLog: newMemoryLog()}
 		first := open(t, log, nil)
 		first.publish("a/1")
-		c, n := first.consumer.(*consumer), outbox.SlotOf(channel, "a")
+		c, n := first.consumer.(*consumer), outbox.PartOf(channel, "a")
 		log.meanwhile = func() {
 			s := c.slot(n)
 			c.share.Lose([]driver.Lease{s.lease}, "the test says so")
@@ -296,7 +296,7 @@ func TestAFullSlotPausesAndGoesOn(t *testing.T) {
 			}
 			synctest.Wait()
 		}
-		if p := log.known["billing.invoice"][outbox.SlotOf(channel, "a")]; p.Position != 10 {
+		if p := log.known["billing.invoice"][outbox.PartOf(channel, "a")]; p.Position != 10 {
 			t.Errorf("the position is %+v", p)
 		}
 		if paused, resumed := i.count(driver.ReportPaused), i.count(driver.ReportResumed); paused != resumed || paused < 2 {
@@ -324,21 +324,67 @@ func TestWhatIsReleasedComesAgain(t *testing.T) {
 	})
 }
 
-// Rows of other channels are passed over, and the position with them.
-func TestForeignRowsAreFinishedUnseen(t *testing.T) {
+// Rows of a channel that an instance does not have are not its own to pass, in the
+// same slot or another.
+func TestOtherChannelsAreNotTouched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newMemoryLog()
+		both := []string{channel, "other.thing.happened"}
+		if _, err := log.Begin(t.Context(), "billing.invoice", both, driver.StartAt{Mode: driver.StartBeginning}); err != nil {
+			t.Fatal(err)
+		}
 		i := open(t, log, nil)
+		i.publish("a/1")
 		var rows []outbox.Row
 		for n := range 5 {
-			rows = append(rows, outbox.Row{Slot: 3, Channel: "other.thing.happened", AggregateID: "x", ID: fmt.Sprint(n)})
+			rows = append(rows, outbox.Row{Slot: outbox.SlotOf(channel, "a"), Channel: "other.thing.happened", AggregateID: "x", ID: fmt.Sprint(n)})
 		}
 		if err := log.Append(t.Context(), rows); err != nil {
 			t.Fatal(err)
 		}
 		after(10 * time.Second)
-		if p := log.known["billing.invoice"][3]; p.Position != 5 || i.bodies() != "" {
-			t.Errorf("the position is %+v, delivered %q", p, i.bodies())
+		if i.bodies() != "a/1" {
+			t.Errorf("delivered %q", i.bodies())
+		}
+		if err := i.settle(driver.Finished, 0, i.take()...); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range both {
+			part := outbox.Part{Channel: c, Slot: outbox.SlotOf(channel, "a")}
+			if p, want := log.known["billing.invoice"][part], map[bool]int64{true: 1}[c == channel]; p.Position != want {
+				t.Errorf("%s: the position is %+v, want %d", c, p, want)
+			}
+		}
+	})
+}
+
+// A position that somebody deleted begins anew, instead of standing still.
+func TestADeletedPositionBeginsAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newMemoryLog()
+		first := open(t, log, nil)
+		first.publish("a/1")
+		first.stop()
+		d, err := New(Options{Name: "postgres", Log: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := &sink{}
+		c, err := d.Subscribe(t.Context(), driver.Subscription{Name: "billing.invoice", Channels: []string{channel}, StartAt: driver.StartAt{Mode: driver.StartBeginning}}, again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(log.known, "billing.invoice")
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Run(ctx) }()
+		after(3 * time.Second)
+		if again.bodies() != "a/1" {
+			t.Errorf("delivered %q", again.bodies())
+		}
+		cancel()
+		if err := errors.Join(<-done, c.Close(context.Background()), d.Close(context.Background())); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -15,15 +15,26 @@
 // # How it works
 //
 // A row of the outbox has no position until it is committed and visible. Whoever
-// locks a slot (a hash of channel and aggregate id) moves the visible rows of
-// that slot into the log and numbers them, in one transaction. So positions have
-// no gaps that could be filled later, and an open transaction delays its own
+// locks a slot of a channel (a hash of channel and aggregate id) moves the visible
+// rows of that slot into the log and numbers them, in one transaction. So positions
+// have no gaps that could be filled later, and an open transaction delays its own
 // rows only.
 //
-// The slots of a subscription are divided among its instances by leases with
-// epochs. A position is stored in one statement that checks the epoch, with the
-// finished places beyond it.
+// The slots of each channel of a subscription are divided among those of its
+// instances that have the channel, by leases with epochs. A position is stored in
+// one statement that checks the epoch, with the finished places beyond it.
 //
-// Rows that every subscription has passed are kept for Options.Keep, which is the
-// history that a new subscription can begin with.
+// # Releases that differ
+//
+// A subscription has positions on each of its channels, and every slot of a channel
+// is a source of its own. What a release does not have, it does not pass: while one
+// with fewer channels runs, the others stay where they are, and the log keeps their
+// rows. A channel that is new to a subscription begins where StartAt says. Which
+// types its releases handle is recorded beside the positions
+// ([driver.Declarations]); forgetting the last type of a channel deletes the
+// position there.
+//
+// Rows that have been passed by every subscription with a position on their channel
+// are kept for Options.Keep, which is the history that a new subscription can begin
+// with.
 package sqldb

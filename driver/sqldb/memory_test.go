@@ -1,10 +1,10 @@
 package sqldb
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -19,8 +19,9 @@ type memoryLog struct {
 	down     bool
 	sequence int64
 	pending  []outbox.Row
-	log      [outbox.Slots][]outbox.Entry
-	known    map[string]*[outbox.Slots]outbox.Progress
+	log      map[outbox.Part][]outbox.Entry
+	known    map[string]map[outbox.Part]outbox.Progress
+	declared map[string][]driver.Declaration
 	leases   map[string]*memoryLease // by group and name
 	members  map[string]memoryMember // by group and holder
 	letters  []driver.DeadLetter
@@ -43,7 +44,7 @@ var _ outbox.Log = (*memoryLog)(nil)
 var errDown = errors.New("connection refused")
 
 func newMemoryLog() *memoryLog {
-	return &memoryLog{known: map[string]*[outbox.Slots]outbox.Progress{}, leases: map[string]*memoryLease{}, members: map[string]memoryMember{}}
+	return &memoryLog{log: map[outbox.Part][]outbox.Entry{}, known: map[string]map[outbox.Part]outbox.Progress{}, declared: map[string][]driver.Declaration{}, leases: map[string]*memoryLease{}, members: map[string]memoryMember{}}
 }
 
 // lock begins a statement, unless the database is down.
@@ -97,7 +98,8 @@ func (l *memoryLog) Number(_ context.Context, limit int) (int, error) {
 func (l *memoryLog) number(limit int) int {
 	n := min(limit, len(l.pending))
 	for _, r := range l.pending[:n] {
-		l.log[r.Slot] = append(l.log[r.Slot], outbox.Entry{Place: outbox.Place{Slot: r.Slot, Position: int64(len(l.log[r.Slot]))}, Row: r})
+		part := outbox.Part{Channel: r.Channel, Slot: r.Slot}
+		l.log[part] = append(l.log[part], outbox.Entry{Place: outbox.Place{Part: part, Position: int64(len(l.log[part]))}, Row: r})
 	}
 	l.pending = l.pending[n:]
 	if n > 0 {
@@ -106,55 +108,102 @@ func (l *memoryLog) number(limit int) int {
 	return n
 }
 
-func (l *memoryLog) Read(_ context.Context, from []outbox.Place, channels []string, limit int) (all []outbox.Entry, err error) {
+func (l *memoryLog) Read(_ context.Context, from []outbox.Place, each, _ int) (all []outbox.Entry, more bool, err error) {
+	if err := l.lock(); err != nil {
+		return nil, false, err
+	}
+	defer l.mu.Unlock()
+	for _, p := range from {
+		entries := l.log[p.Part][min(p.Position, int64(len(l.log[p.Part]))):]
+		all = append(all, entries[:min(each, len(entries))]...)
+		more = more || len(entries) > each
+	}
+	return all, more, nil
+}
+
+func (l *memoryLog) Begin(_ context.Context, subscription string, channels []string, start driver.StartAt) (begun []string, err error) {
 	if err := l.lock(); err != nil {
 		return nil, err
 	}
 	defer l.mu.Unlock()
-	for _, p := range from {
-		entries := l.log[p.Slot][min(p.Position, int64(len(l.log[p.Slot]))):]
-		for _, e := range entries[:min(limit, len(entries))] {
-			if !slices.Contains(channels, e.Row.Channel) {
-				e = outbox.Entry{Place: e.Place, Row: outbox.Row{Channel: e.Row.Channel}, Foreign: true}
+	l.number(len(l.pending))
+	if l.known[subscription] == nil {
+		l.known[subscription] = map[outbox.Part]outbox.Progress{}
+	}
+	for _, channel := range channels {
+		if _, known := l.known[subscription][outbox.Part{Channel: channel}]; known {
+			continue
+		}
+		begun = append(begun, channel)
+		for _, part := range outbox.Parts(channel) {
+			at := outbox.Progress{Place: outbox.Place{Part: part}}
+			switch start.Mode {
+			case driver.StartNow:
+				at.Position = int64(len(l.log[part]))
+			case driver.StartTime:
+				at.Since = start.Time
 			}
-			all = append(all, e)
+			l.known[subscription][part] = at
+		}
+	}
+	return begun, nil
+}
+
+func (l *memoryLog) Progress(_ context.Context, subscription string, parts []outbox.Part) (all []outbox.Progress, err error) {
+	if err := l.lock(); err != nil {
+		return nil, err
+	}
+	defer l.mu.Unlock()
+	for _, part := range parts {
+		if at, known := l.known[subscription][part]; known {
+			all = append(all, at)
 		}
 	}
 	return all, nil
 }
 
-func (l *memoryLog) Begin(_ context.Context, subscription string, start driver.StartAt) (bool, error) {
+func (l *memoryLog) Declare(_ context.Context, subscription string, handled []driver.Declaration) ([]driver.Declaration, error) {
+	if err := l.lock(); err != nil {
+		return nil, err
+	}
+	defer l.mu.Unlock()
+	all := append(l.declared[subscription], handled...)
+	slices.SortFunc(all, func(a, b driver.Declaration) int {
+		return cmp.Or(cmp.Compare(a.Channel, b.Channel), cmp.Compare(a.Type, b.Type))
+	})
+	l.declared[subscription] = slices.Compact(all)
+	return slices.Clone(l.declared[subscription]), nil
+}
+
+func (l *memoryLog) Declared(_ context.Context, subscription string) ([]driver.Declaration, error) {
+	if err := l.lock(); err != nil {
+		return nil, err
+	}
+	defer l.mu.Unlock()
+	return slices.Clone(l.declared[subscription]), nil
+}
+
+func (l *memoryLog) ForgetType(_ context.Context, subscription, eventType string) (known bool, err error) {
 	if err := l.lock(); err != nil {
 		return false, err
 	}
 	defer l.mu.Unlock()
-	if l.known[subscription] != nil {
-		return true, nil
-	}
-	l.number(len(l.pending))
-	var at [outbox.Slots]outbox.Progress
-	for slot := range at {
-		at[slot].Slot = slot
-		switch start.Mode {
-		case driver.StartNow:
-			at[slot].Position = int64(len(l.log[slot]))
-		case driver.StartTime:
-			at[slot].Since = start.Time
+	left := map[string]bool{}
+	var gone []string
+	l.declared[subscription] = slices.DeleteFunc(l.declared[subscription], func(d driver.Declaration) bool {
+		if d.Type == eventType {
+			gone = append(gone, d.Channel)
+			return true
+		}
+		left[d.Channel] = true
+		return false
+	})
+	for part := range l.known[subscription] {
+		if slices.Contains(gone, part.Channel) && !left[part.Channel] {
+			delete(l.known[subscription], part)
 		}
 	}
-	l.known[subscription] = &at
-	return false, nil
-}
-
-func (l *memoryLog) Progress(_ context.Context, subscription string, slots []int) (all []outbox.Progress, err error) {
-	if err := l.lock(); err != nil {
-		return nil, err
-	}
-	defer l.mu.Unlock()
-	for _, slot := range slots {
-		all = append(all, l.known[subscription][slot])
-	}
-	return all, nil
+	return len(gone) > 0, nil
 }
 
 func (l *memoryLog) Commit(_ context.Context, group, holder, subscription string, leases []driver.Lease, progress []outbox.Progress) (refused []driver.Lease, err error) {
@@ -169,8 +218,8 @@ func (l *memoryLog) Commit(_ context.Context, group, holder, subscription string
 			continue
 		}
 		p := progress[n]
-		p.Since = l.known[subscription][p.Slot].Since
-		l.known[subscription][p.Slot] = p
+		p.Since = l.known[subscription][p.Part].Since
+		l.known[subscription][p.Part] = p
 	}
 	return refused, nil
 }
@@ -222,8 +271,8 @@ func (l *memoryLog) Leave(_ context.Context, group, holder string) error {
 	}
 	defer l.mu.Unlock()
 	delete(l.members, group+"/"+holder)
-	for slot := range outbox.Slots {
-		if held := l.leases[group+"/"+strconv.Itoa(slot)]; held != nil && held.holder == holder {
+	for name, held := range l.leases {
+		if strings.HasPrefix(name, group+"/") && held.holder == holder {
 			held.holder = ""
 		}
 	}
@@ -254,9 +303,8 @@ func (l *memoryLog) Renew(_ context.Context, group, holder string, ttl time.Dura
 		return nil, err
 	}
 	defer l.mu.Unlock()
-	for slot := range outbox.Slots {
-		name := strconv.Itoa(slot)
-		if held := l.leases[group+"/"+name]; held != nil && held.holder == holder && held.until.After(time.Now()) {
+	for name, held := range l.leases {
+		if name, ours := strings.CutPrefix(name, group+"/"); ours && held.holder == holder && held.until.After(time.Now()) {
 			held.until = time.Now().Add(ttl)
 			kept = append(kept, driver.Lease{Name: name, Epoch: held.epoch})
 		}

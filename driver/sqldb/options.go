@@ -19,16 +19,16 @@ type Options struct {
 	// Log is the store. Needed. The driver does not close its pool.
 	Log outbox.Log
 
-	// Keep is how long an entry stays that every subscription has passed: the
-	// history for a new subscription. Defaults to 7 days; negative keeps all.
+	// Keep is how long an entry stays that every subscription of its channel has
+	// passed: the history for a new subscription. Defaults to 7 days; negative keeps all.
 	Keep time.Duration
 
 	// LeaseTime is how long a slot stays with a process that died. Defaults to 10
 	// seconds; at least 300 milliseconds.
 	LeaseTime time.Duration
 
-	// MaxBytes and MaxEvents bound what is fetched and not finished, per slot and
-	// subscription. They default to 8 MiB and 1 000; MaxEvents is at most 20 000.
+	// MaxBytes and MaxEvents bound what is fetched and not finished, per slot of a
+	// channel and subscription. They default to 8 MiB and 1 000; MaxEvents is at most 20 000.
 	MaxBytes  int
 	MaxEvents int
 

@@ -3,7 +3,6 @@ package sqldb
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
@@ -18,14 +17,16 @@ import (
 // another instance. The lease is renewed meanwhile.
 const revokeTime = time.Minute
 
-// newShare divides the slots among the instances.
+// newShare divides the slots of each channel among the instances.
 func (c *consumer) newShare() *share.Share {
-	names := make([]string, outbox.Slots)
-	for slot := range names {
-		names[slot] = outbox.LeaseName(slot)
+	names := make(map[string][]string) // by channel: each is divided among those that have it
+	for _, channel := range c.subscription.Channels {
+		for _, part := range outbox.Parts(channel) {
+			names[channel] = append(names[channel], part.Name())
+		}
 	}
 	return share.New(share.Options{
-		Leases: asked{c.driver.options.Log, c.outage}, Group: c.group, Holder: c.driver.holder, Names: map[string][]string{"slots": names}, TTL: c.driver.options.LeaseTime,
+		Leases: asked{c.driver.options.Log, c.outage}, Group: c.group, Holder: c.driver.holder, Names: names, TTL: c.driver.options.LeaseTime,
 		Adopt: c.adopt, Drain: c.drain, GiveUp: c.giveUp, Lost: c.lost,
 		Joined: func() {
 			c.outage.AnsweredAt(leases)
@@ -58,37 +59,32 @@ func (a asked) Join(ctx context.Context, group string, self driver.Member, ttl t
 
 // adopt begins with slots whose leases were given to this process.
 func (c *consumer) adopt(ctx context.Context, leases []driver.Lease) error {
-	byNumber := make(map[int]driver.Lease, len(leases))
-	numbers := make([]int, 0, len(leases))
+	byPart := make(map[outbox.Part]driver.Lease, len(leases))
+	parts := make([]outbox.Part, 0, len(leases))
 	for _, lease := range leases {
-		n, err := strconv.Atoi(lease.Name)
-		if err != nil {
-			return fmt.Errorf("the lease %q is no slot", lease.Name)
+		part, ok := outbox.PartNamed(lease.Name)
+		if !ok {
+			return fmt.Errorf("the lease %q is no slot of a channel", lease.Name)
 		}
-		byNumber[n] = lease
-		numbers = append(numbers, n)
+		byPart[part] = lease
+		parts = append(parts, part)
 	}
-	progress, err := calls.Until(ctx, func(ctx context.Context) ([]outbox.Progress, error) {
-		return c.driver.options.Log.Progress(ctx, c.subscription.Name, numbers)
-	})
+	progress, err := calls.Until(ctx, func(ctx context.Context) ([]outbox.Progress, error) { return c.progress(ctx, parts) })
 	if err != nil {
-		return fmt.Errorf("read positions: %w", err)
-	}
-	if len(progress) != len(leases) {
-		return fmt.Errorf("the database has positions for %d of %d slots", len(progress), len(leases))
+		return err
 	}
 	slots := make([]*slot, 0, len(leases))
 	for _, p := range progress {
-		lease := byNumber[p.Slot]
+		lease := byPart[p.Part]
 		slots = append(slots, &slot{
-			number: p.Slot, lease: lease, since: p.Since, cursor: p.Position,
-			source: driver.Source{Name: sourceName(lease.Name), Epoch: lease.Epoch},
+			part: p.Part, lease: lease, since: p.Since, cursor: p.Position,
+			source: driver.Source{Name: p.Name(), Epoch: lease.Epoch},
 			window: window.New(p.Position, window.Decode(p.Position, p.Finished), c.maxEvents),
 		})
 	}
 	c.mu.Lock()
 	for _, s := range slots {
-		c.slots[s.number] = s
+		c.slots[s.part] = s
 	}
 	c.mu.Unlock()
 	for _, s := range slots {
@@ -96,6 +92,26 @@ func (c *consumer) adopt(ctx context.Context, leases []driver.Lease) error {
 	}
 	c.wakeReader()
 	return nil
+}
+
+// progress reads where the subscription is in some parts. What somebody has deleted
+// since it began, with the subscription or with the last type of a channel, begins
+// anew.
+func (c *consumer) progress(ctx context.Context, parts []outbox.Part) ([]outbox.Progress, error) {
+	log := c.driver.options.Log
+	progress, err := log.Progress(ctx, c.subscription.Name, parts)
+	if err == nil && len(progress) < len(parts) {
+		if _, err = log.Begin(ctx, c.subscription.Name, c.subscription.Channels, c.subscription.StartAt); err == nil {
+			progress, err = log.Progress(ctx, c.subscription.Name, parts)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read positions: %w", err)
+	}
+	if len(progress) != len(parts) {
+		return nil, fmt.Errorf("the database has positions for %d of %d slots", len(progress), len(parts))
+	}
+	return progress, nil
 }
 
 // drain lets a slot finish what runs.
@@ -137,8 +153,8 @@ func (c *consumer) lost(leases []driver.Lease, why string) {
 // find returns the ownerships behind leases.
 func (c *consumer) find(leases []driver.Lease) (slots []*slot) {
 	for _, lease := range leases {
-		if n, err := strconv.Atoi(lease.Name); err == nil {
-			if s := c.slot(n); s != nil && s.lease == lease {
+		if part, ok := outbox.PartNamed(lease.Name); ok {
+			if s := c.slot(part); s != nil && s.lease == lease {
 				slots = append(slots, s)
 			}
 		}
@@ -155,8 +171,8 @@ func (c *consumer) forget(leases []driver.Lease) (ended []*slot) {
 		s.mu.Lock()
 		s.gone = true
 		s.mu.Unlock()
-		if c.slots[s.number] == s {
-			delete(c.slots, s.number)
+		if c.slots[s.part] == s {
+			delete(c.slots, s.part)
 			ended = append(ended, s)
 		}
 	}

@@ -99,7 +99,7 @@ func dialect(o Options) *sqlstore.Dialect {
 			return state != "" && !strings.HasPrefix(state, "57") && !strings.HasPrefix(state, "08")
 		},
 		NoTable: func(err error) bool { return sqlState(err) == "42P01" || sqlState(err) == "3F000" },
-		Places:  "(SELECT CAST(value->>0 AS smallint) AS slot, CAST(value->>1 AS bigint) AS position FROM json_array_elements(CAST($1 AS text)::json))",
+		Places:  "(SELECT value->>0 AS channel, CAST(value->>1 AS smallint) AS slot, CAST(value->>2 AS bigint) AS position, value->>3 AS finished FROM json_array_elements(CAST($1 AS text)::json))",
 		Inspect: inspect,
 		Grants: func(tables []string, user string) string {
 			var text strings.Builder

@@ -265,7 +265,7 @@ func dialect(o Options) *sqlstore.Dialect {
 		TakeDone:  takeDone,
 		OneWriter: true,
 		Writes:    becomeWriter,
-		Places:    "(SELECT json_extract(value, '$[0]') AS slot, json_extract(value, '$[1]') AS position FROM json_each($1))",
+		Places:    "(SELECT json_extract(value, '$[0]') AS channel, json_extract(value, '$[1]') AS slot, json_extract(value, '$[2]') AS position, json_extract(value, '$[3]') AS finished FROM json_each($1))",
 		Serialize: func(ctx context.Context, run sqlstore.Statements, _ int64) error {
 			_, err := run.Exec(ctx, becomeWriter)
 			return err

@@ -108,7 +108,7 @@ func theLibraryBefore[TX any](t *testing.T, open func(t *testing.T) Empty[TX]) {
 	var next strings.Builder
 	tables := slices.Clone(tablesOfAll)
 	if !d.NoLog {
-		tables = append(tables, "log", "log_slots", "positions")
+		tables = append(tables, "log", "log_slots", "positions", "declarations")
 	}
 	for _, table := range tables {
 		fmt.Fprintf(&next, "ALTER TABLE tidings_%s ADD COLUMN of_the_next_version integer;\n", table)
@@ -190,19 +190,16 @@ func works[TX any](t *testing.T, d Empty[TX], s SQL[TX]) {
 	}
 	l := logged.Log()
 	name := "x." + r.AggregateID
-	from := begin(t, l, name, driver.StartAt{Mode: driver.StartNow})
+	from := begin(t, l, name, driver.StartAt{Mode: driver.StartNow}, "a.b")
 	if err := l.Append(t.Context(), []outbox.Row{r}); err != nil {
 		t.Errorf("Append: %v", err)
 	}
 	number(t, l)
-	if got := read(t, l, from, 10, "a.b"); len(got) != 1 || got[0].Row.ID != r.ID {
+	if got := read(t, l, 10, from...); len(got) != 1 || got[0].Row.ID != r.ID {
 		t.Errorf("read %v", entryIDs(got))
 	}
-	mine, err := l.Acquire(t.Context(), name, "holder", []string{outbox.LeaseName(r.Slot)}, 1, time.Minute)
-	if err != nil || len(mine) != 1 {
-		t.Fatalf("Acquire: %v %v", mine, err)
-	}
-	if refused, err := l.Commit(t.Context(), name, "holder", name, mine, []outbox.Progress{{Place: outbox.Place{Slot: r.Slot, Position: from[r.Slot].Position + 1}}}); err != nil || len(refused) > 0 {
-		t.Errorf("Commit: %v %v", refused, err)
+	passes(t, l, name, outbox.Place{Part: from[r.Slot].Part, Position: from[r.Slot].Position + 1})
+	if all, err := l.Declare(t.Context(), name, []driver.Declaration{{Channel: "a.b", Type: r.Type}}); err != nil || len(all) != 1 {
+		t.Errorf("Declare: %v %v", all, err)
 	}
 }

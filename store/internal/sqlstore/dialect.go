@@ -68,8 +68,9 @@ type Dialect struct {
 	// Writes is a statement that makes a transaction a writer before it has read
 	// anything, or "".
 	Writes string
-	// Places reads $1, a JSON array of pairs, as a table with the columns slot and
-	// position. Only a store with a log needs it.
+	// Places reads $1, a JSON array of arrays, as a table with the columns channel,
+	// slot, position and finished, which may be missing. Only a store with a log needs
+	// it; that one has ON CONFLICT DO NOTHING and UPDATE … FROM too.
 	Places string
 	// Lateral: a subquery may name columns of what is joined before it. A planner
 	// that has many ways needs it to see the one by the index.
@@ -123,7 +124,7 @@ type Dialect struct {
 // tables are the names that statements may have in braces.
 var tables = []string{
 	"schema", "outbox", "outbox_sent", "outbox_held", "outbox_discarded", "locks", "leases", "members", "claims", "starts", "epochs",
-	"dead_letters", "dead_letter_changes", "parked", "lane_owners", "lane_orders", "log", "log_slots", "positions",
+	"dead_letters", "dead_letter_changes", "parked", "lane_owners", "lane_orders", "log", "log_slots", "positions", "declarations",
 }
 
 // Statements runs statements that are written with tokens.

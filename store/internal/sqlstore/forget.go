@@ -10,10 +10,6 @@ import (
 
 var _ driver.Forgetter = (*base)(nil)
 
-// forgottenChannel is the channel of an entry of the log that was erased: its
-// place stays, so that positions are dense, and no subscription reads it.
-const forgottenChannel = "tidings.forgotten"
-
 // erasure is what is done to the rows of an aggregate in one table. $1 is the
 // aggregate's id.
 type erasure struct {
@@ -24,15 +20,14 @@ type erasure struct {
 }
 
 const (
-	unread  = "EXISTS (SELECT 1 FROM {positions} p WHERE p.slot = e.slot AND p.position <= e.position)"
+	unread  = "EXISTS (SELECT 1 FROM {positions} p WHERE p.channel = e.channel AND p.slot = e.slot AND p.position <= e.position)"
 	changed = "EXISTS (SELECT 1 FROM {dead_letters} d WHERE d.subscription = {dead_letter_changes}.subscription AND d.letter_key = {dead_letter_changes}.letter_key AND d.aggregate_id = $1)"
 )
 
 var erasures = []erasure{
 	{"outbox", "deleted: never sent", "e.aggregateid = $1", "DELETE FROM {outbox} WHERE aggregateid = $1", true},
-	{"log", "emptied: not read by every subscription", "e.aggregateid = $1 AND " + unread, "", true},
-	{"log", "emptied", "e.aggregateid = $1 AND NOT " + unread,
-		"UPDATE {log} SET id = '', aggregatetype = '" + forgottenChannel + "', aggregateid = '', type = '', payload = '{}', headers = NULL WHERE aggregateid = $1", false},
+	{"log", "deleted: not read by every subscription", "e.aggregateid = $1 AND " + unread, "", true},
+	{"log", "deleted", "e.aggregateid = $1 AND NOT " + unread, "DELETE FROM {log} WHERE aggregateid = $1", false},
 	{"parked", "deleted: never handled", "e.lane_key = $1 OR e.message_key = $1", "DELETE FROM {parked} WHERE lane_key = $1 OR message_key = $1", true},
 	{"outbox_sent", "deleted", "e.aggregateid = $1", "DELETE FROM {outbox_sent} WHERE aggregateid = $1", false},
 	{"outbox_discarded", "deleted", "e.aggregateid = $1", "DELETE FROM {outbox_discarded} WHERE aggregateid = $1", false},
@@ -42,8 +37,7 @@ var erasures = []erasure{
 	{"dead_letters", "deleted", "e.aggregate_id = $1", "DELETE FROM {dead_letters} WHERE aggregate_id = $1", false},
 }
 
-// ForgetAggregate implements [driver.Forgetter], in one transaction. Erased entries of the
-// log keep their place, and nothing else. It looks at every dedup key, which takes
+// ForgetAggregate implements [driver.Forgetter], in one transaction. It looks at every dedup key, which takes
 // its time where there are many.
 func (b *base) ForgetAggregate(ctx context.Context, request driver.ForgetRequest) (all []driver.Forgotten, err error) {
 	if err := b.ready(ctx, b.pool()); err != nil {

@@ -68,13 +68,6 @@ func (b *base) Inspect(ctx context.Context, topology driver.Topology, options dr
 	if err != nil {
 		return findings, err
 	}
-	for n := range stored { // what is declared is behind only by its own channels
-		if s, declared := topology.Subscription(stored[n].Name); declared && stored[n].Lag > 0 {
-			if stored[n].Lag, err = b.lag(ctx, run, s.Name, s.Channels); err != nil {
-				return findings, b.fail(err, "lag of %s", s.Name)
-			}
-		}
-	}
 	return append(findings, driver.InspectStored(stored, topology, options)...), nil
 }
 

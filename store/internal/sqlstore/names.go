@@ -20,34 +20,43 @@ func group(subscription string) string { return "subscription:" + subscription }
 // named are the tables with a column of subscriptions, with what else is in their
 // keys; without it rows of one subscription are not told apart by it.
 var named = []namedTable{
-	{"claims", "claim_key", "dedup keys"},
-	{"starts", "claim_key", "counted starts"},
-	{"epochs", "source", "epochs"},
-	{"dead_letters", "letter_key", "dead letters"},
-	{"dead_letter_changes", "", "changes of dead letters"},
-	{"parked", "", "parked events"},
-	{"lane_owners", "source", "owners of parked events"},
-	{"lane_orders", "", "orders for parked events"},
-	{"positions", "slot", "positions"},
+	{table: "claims", key: "claim_key", what: "dedup keys"},
+	{table: "starts", key: "claim_key", what: "counted starts"},
+	{table: "epochs", key: "source", what: "epochs"},
+	{table: "dead_letters", key: "letter_key", what: "dead letters"},
+	{table: "dead_letter_changes", what: "changes of dead letters"},
+	{table: "parked", what: "parked events"},
+	{table: "lane_owners", key: "source", what: "owners of parked events"},
+	{table: "lane_orders", what: "orders for parked events"},
+	{table: "positions", what: "positions", log: true, columns: "channel, slot, position, finished, since", same: "q.channel = p.channel AND q.slot = p.slot"},
+	{table: "declarations", what: "declared types", log: true, columns: "channel, type", same: "q.channel = p.channel AND q.type = p.type"},
 }
 
-type namedTable struct{ table, key, what string }
+type namedTable struct {
+	table, key, what string
+
+	// log says that the table belongs to the log. A renaming copies its columns, where
+	// the new name has no row of the same.
+	log           bool
+	columns, same string
+}
 
 // named are those that this database has.
 func (b *base) named() []namedTable {
 	if !b.dialect.NoLog {
 		return named
 	}
-	return slices.DeleteFunc(slices.Clone(named), func(t namedTable) bool { return t.table == "positions" })
+	return slices.DeleteFunc(slices.Clone(named), func(t namedTable) bool { return t.log })
 }
 
 // renameBatch is how many keys are moved in one transaction.
 const renameBatch = 500
 
 // Rename implements [driver.Renamer], for claims, starts, epochs, dead letters and
-// parked events, a number of rows at a time. Positions of driver/sqldb are copied,
-// so that a deployment that is taken back goes on where it was; until they are
-// deleted they keep the log from being trimmed. The number is that of rows.
+// parked events, a number of rows at a time. Positions of driver/sqldb and what was
+// declared are copied, so that a deployment that is taken back goes on where it was;
+// until they are deleted they keep the log from being trimmed. The number is that of
+// rows.
 func (b *base) Rename(ctx context.Context, former string, s driver.Subscription) (moved int64, err error) {
 	run := b.pool()
 	if err := b.ready(ctx, run); err != nil {
@@ -68,7 +77,7 @@ func (b *base) Rename(ctx context.Context, former string, s driver.Subscription)
 		return 0, b.fail(driver.ErrInUse, "subscription %s: take over from %s, which has %d instances", s.Name, former, alive)
 	}
 	for _, t := range b.named() {
-		if t.table == "positions" || t.key == "" {
+		if t.key == "" {
 			continue
 		}
 		n, err := b.renameKeys(ctx, t.table, t.key, former, s.Name)
@@ -81,21 +90,17 @@ func (b *base) Rename(ctx context.Context, former string, s driver.Subscription)
 			if t.key != "" || t.table == "lane_orders" {
 				continue
 			}
-			n, err := run.Exec(ctx, "UPDATE {"+t.table+"} SET subscription = $1 WHERE subscription = $2", s.Name, former)
+			statement := "UPDATE {" + t.table + "} SET subscription = $1 WHERE subscription = $2"
+			if t.log {
+				statement = "INSERT INTO {" + t.table + "} (subscription, " + t.columns + ") SELECT " + b.text("$1") + ", " + t.columns + " FROM {" + t.table + "} p" +
+					" WHERE p.subscription = $2 AND NOT EXISTS (SELECT 1 FROM {" + t.table + "} q WHERE q.subscription = $1 AND " + t.same + ")"
+			}
+			n, err := run.Exec(ctx, statement, s.Name, former)
 			if moved += n; err != nil {
 				return err
 			}
 		}
-		if _, err := run.Exec(ctx, "DELETE FROM {lane_orders} WHERE subscription = $1", former); err != nil {
-			return err
-		}
-		if b.dialect.NoLog {
-			return nil
-		}
-		n, err := run.Exec(ctx, `INSERT INTO {positions} (subscription, slot, position, finished, since)
-			SELECT `+b.text("$1")+`, p.slot, p.position, p.finished, p.since FROM {positions} p
-			WHERE p.subscription = $2 AND NOT EXISTS (SELECT 1 FROM {positions} q WHERE q.subscription = $1)`, s.Name, former)
-		moved += n
+		_, err := run.Exec(ctx, "DELETE FROM {lane_orders} WHERE subscription = $1", former)
 		return err
 	})
 	return moved, b.fail(err, "subscription %s: take over from %s", s.Name, former)
@@ -165,8 +170,8 @@ func (b *base) storedUnder(ctx context.Context, run Statements, name string) (bo
 }
 
 // StoredSubscriptions implements [driver.Keeper]. Instances and lag are known
-// where driver/sqldb reads this database; the lag is of events of every channel in
-// the slots. Keys, dead letters and parked events are counted only where asked.
+// where driver/sqldb reads this database; the lag is that of every channel on which
+// the subscription has a position, whether an instance has it or not. Keys, dead letters and parked events are counted only where asked.
 func (b *base) StoredSubscriptions(ctx context.Context, options driver.StoredOptions) (all []driver.StoredSubscription, err error) {
 	run := b.pool()
 	if err := b.ready(ctx, run); err != nil {
@@ -178,20 +183,20 @@ func (b *base) StoredSubscriptions(ctx context.Context, options driver.StoredOpt
 	}
 	for _, name := range names {
 		s := driver.StoredSubscription{Name: name, Instances: -1, Lag: -1, Parked: -1, DeadLetters: -1, Keys: -1}
-		var slots int
+		var channels int
 		if !b.dialect.NoLog {
-			if _, err := run.One(ctx, "SELECT count(*) FROM {positions} WHERE subscription = $1", []any{name}, &slots); err != nil {
+			if _, err := run.One(ctx, "SELECT count(DISTINCT channel) FROM {positions} WHERE subscription = $1", []any{name}, &channels); err != nil {
 				return nil, b.fail(err, "positions of %s", name)
 			}
 		}
-		if slots > 0 {
+		if channels > 0 {
 			if s.Instances, err = b.alive(ctx, run, name); err != nil {
 				return nil, b.fail(err, "instances of %s", name)
 			}
-			if s.Lag, err = b.lag(ctx, run, name, nil); err != nil {
+			if s.Lag, err = b.lag(ctx, run, name); err != nil {
 				return nil, b.fail(err, "lag of %s", name)
 			}
-			s.Position = fmt.Sprintf("%d slots of the log", slots)
+			s.Position = fmt.Sprintf("%d channels of the log", channels)
 			var until int64
 			if _, err := run.One(ctx, "SELECT coalesce(max(until_at), 0) FROM {members} WHERE group_name = $1", []any{group(name)}, &until); err != nil {
 				return nil, b.fail(err, "instances of %s", name)
@@ -245,20 +250,16 @@ func (b *base) storedNames(ctx context.Context, run Statements, prefix string) (
 const mostCounted = 100_000
 
 // lag counts what a subscription has not passed, at most mostCounted of each: of
-// the log, and what waits for its position there; of some channels, or of all.
-func (b *base) lag(ctx context.Context, run Statements, name string, channels []string) (lag int64, err error) {
-	arguments := []any{name}
-	among := ""
-	if len(channels) > 0 {
-		among = " AND e.aggregatetype IN " + in(&arguments, channels)
-	}
+// the log, and what waits for its position there. Only channels on which it has a
+// position count.
+func (b *base) lag(ctx context.Context, run Statements, name string) (lag int64, err error) {
 	limit := fmt.Sprintf(" LIMIT %d) AS behind", mostCounted)
-	_, err = run.One(ctx, "SELECT count(*) FROM (SELECT 1 AS one FROM {log} e JOIN {positions} p ON p.slot = e.slot WHERE p.subscription = $1 AND e.position >= p.position"+among+limit, arguments, &lag)
+	_, err = run.One(ctx, "SELECT count(*) FROM (SELECT 1 AS one FROM {log} e JOIN {positions} p ON p.channel = e.channel AND p.slot = e.slot WHERE p.subscription = $1 AND e.position >= p.position"+limit, []any{name}, &lag)
 	if err != nil {
 		return 0, err
 	}
 	var waiting int64
-	_, err = run.One(ctx, "SELECT count(*) FROM (SELECT 1 AS one FROM {outbox} e WHERE "+b.text("$1")+" <> ''"+among+limit, arguments, &waiting)
+	_, err = run.One(ctx, "SELECT count(*) FROM (SELECT 1 AS one FROM {outbox} e WHERE e.aggregatetype IN (SELECT p.channel FROM {positions} p WHERE p.subscription = $1)"+limit, []any{name}, &waiting)
 	return lag + waiting, err
 }
 

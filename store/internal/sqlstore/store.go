@@ -56,11 +56,12 @@ type base struct {
 	keepSent  bool
 	maxParked int
 
-	checked atomic.Bool                // the schema was found to be right
-	claimed atomic.Int64               // claims since the store was made
-	lists   sync.Map                   // lease names by group that are known to have rows
-	tallies sync.Map                   // *tally by subscription
-	oldest  [outbox.Slots]atomic.Int64 // by slot, where the log begins as far as this process knows
+	checked  atomic.Bool  // the schema was found to be right
+	claimed  atomic.Int64 // claims since the store was made
+	lists    sync.Map     // lease names by group that are known to have rows
+	channels sync.Map     // of the log, that are known to have rows
+	tallies  sync.Map     // *tally by subscription
+	oldest   sync.Map     // by outbox.Part, where the log begins as far as this process knows: int64
 
 	together *together // nil where writers do not wait for each other
 	sole     soleWriter

@@ -181,32 +181,42 @@ CREATE TABLE tidings_lane_orders (
 	PRIMARY KEY (subscription, channel, lane_key)
 );
 
--- The driver over this database: events in the order in which subscriptions read them, and how far each has come.
+-- The driver over this database: events in the order in which subscriptions read them. Each slot of each channel has an order of its own.
 CREATE TABLE tidings_log (
-	slot          smallint NOT NULL,
-	position      bigint NOT NULL,
-	id            text NOT NULL,
-	aggregatetype text NOT NULL,
-	aggregateid   text NOT NULL,
-	type          text NOT NULL,
-	payload       text NOT NULL,
-	headers       text,
-	created_at    bigint NOT NULL,
-	PRIMARY KEY (slot, position)
+	channel     text COLLATE "C" NOT NULL,
+	slot        smallint NOT NULL,
+	position    bigint NOT NULL,
+	id          text NOT NULL,
+	aggregateid text NOT NULL,
+	type        text NOT NULL,
+	payload     text NOT NULL,
+	headers     text,
+	created_at  bigint NOT NULL,
+	PRIMARY KEY (channel, slot, position)
 );
-CREATE INDEX tidings_log_created ON tidings_log (created_at);
 
 CREATE TABLE tidings_log_slots (
-	slot          smallint PRIMARY KEY,
-	next_position bigint NOT NULL
+	channel       text COLLATE "C" NOT NULL,
+	slot          smallint NOT NULL,
+	next_position bigint NOT NULL,
+	PRIMARY KEY (channel, slot)
 ) WITH (fillfactor = 50);
-INSERT INTO tidings_log_slots (slot, next_position) SELECT n, 0 FROM generate_series(0, 63) AS n;
 
+-- How far each subscription has come.
 CREATE TABLE tidings_positions (
 	subscription text NOT NULL,
+	channel      text COLLATE "C" NOT NULL,
 	slot         smallint NOT NULL,
 	position     bigint NOT NULL,
 	finished     text NOT NULL,
 	since        bigint,
-	PRIMARY KEY (subscription, slot)
+	PRIMARY KEY (subscription, channel, slot)
 ) WITH (fillfactor = 50);
+
+-- What the releases of each subscription have handled.
+CREATE TABLE tidings_declarations (
+	subscription text NOT NULL,
+	channel      text COLLATE "C" NOT NULL,
+	type         text NOT NULL,
+	PRIMARY KEY (subscription, channel, type)
+);

@@ -180,33 +180,42 @@ CREATE TABLE tidings_lane_orders (
 	PRIMARY KEY (subscription, channel, lane_key)
 ) WITHOUT ROWID;
 
--- The driver over this database: events in the order in which subscriptions read them, and how far each has come.
+-- The driver over this database: events in the order in which subscriptions read them. Each slot of each channel has an order of its own.
 CREATE TABLE tidings_log (
-	slot          integer NOT NULL,
-	position      integer NOT NULL,
-	id            text NOT NULL,
-	aggregatetype text NOT NULL,
-	aggregateid   text NOT NULL,
-	type          text NOT NULL,
-	payload       text NOT NULL,
-	headers       text,
-	created_at    integer NOT NULL,
-	PRIMARY KEY (slot, position)
+	channel     text NOT NULL,
+	slot        integer NOT NULL,
+	position    integer NOT NULL,
+	id          text NOT NULL,
+	aggregateid text NOT NULL,
+	type        text NOT NULL,
+	payload     text NOT NULL,
+	headers     text,
+	created_at  integer NOT NULL,
+	PRIMARY KEY (channel, slot, position)
 );
-CREATE INDEX tidings_log_created ON tidings_log (created_at);
 
 CREATE TABLE tidings_log_slots (
-	slot          integer PRIMARY KEY,
-	next_position integer NOT NULL
-);
-WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers WHERE n < 63)
-INSERT INTO tidings_log_slots (slot, next_position) SELECT n, 0 FROM numbers;
+	channel       text NOT NULL,
+	slot          integer NOT NULL,
+	next_position integer NOT NULL,
+	PRIMARY KEY (channel, slot)
+) WITHOUT ROWID;
 
+-- How far each subscription has come.
 CREATE TABLE tidings_positions (
 	subscription text NOT NULL,
+	channel      text NOT NULL,
 	slot         integer NOT NULL,
 	position     integer NOT NULL,
 	finished     text NOT NULL,
 	since        integer,
-	PRIMARY KEY (subscription, slot)
+	PRIMARY KEY (subscription, channel, slot)
+) WITHOUT ROWID;
+
+-- What the releases of each subscription have handled.
+CREATE TABLE tidings_declarations (
+	subscription text NOT NULL,
+	channel      text NOT NULL,
+	type         text NOT NULL,
+	PRIMARY KEY (subscription, channel, type)
 ) WITHOUT ROWID;
