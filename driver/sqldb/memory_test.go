@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -181,6 +182,20 @@ func (l *memoryLog) Declared(_ context.Context, subscription string) ([]driver.D
 	}
 	defer l.mu.Unlock()
 	return slices.Clone(l.declared[subscription]), nil
+}
+
+func (l *memoryLog) Rename(_ context.Context, former string, s driver.Subscription) (moved int64, err error) {
+	if err := l.lock(); err != nil {
+		return 0, err
+	}
+	defer l.mu.Unlock()
+	if l.known[s.Name] == nil {
+		l.known[s.Name] = maps.Clone(l.known[former])
+	}
+	moved = int64(len(l.declared[former]))
+	l.declared[s.Name] = append(l.declared[s.Name], l.declared[former]...)
+	delete(l.declared, former)
+	return moved, nil
 }
 
 func (l *memoryLog) ForgetType(_ context.Context, subscription, eventType string) (known bool, err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -161,27 +162,61 @@ func renamed[TX any](t *testing.T, s Administered[TX], noLog bool) {
 	if noLog {
 		return
 	}
-	// The position is copied, and what was declared: a deployment that is taken back goes on there.
+	renamedInLog(t, s.Log(), func() {
+		t.Helper()
+		if _, err := s.Rename(t.Context(), "x.old", renaming); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// renamedInLog goes on when x.old with channel a.b.c was renamed to x.new.
+func renamedInLog(t *testing.T, l outbox.Log, rename func()) {
+	t.Helper()
+	// The position is copied: a deployment that is taken back goes on there.
 	for _, name := range []string{"x.new", "x.old"} {
-		begun, err := s.Log().Begin(t.Context(), name, []string{"a.b.c"}, driver.StartAt{Mode: driver.StartNow})
+		begun, err := l.Begin(t.Context(), name, []string{"a.b.c"}, driver.StartAt{Mode: driver.StartNow})
 		if err != nil || len(begun) > 0 {
 			t.Errorf("the position of %s: %v, %v", name, begun, err)
 		}
-		if all, err := s.Log().Declared(t.Context(), name); err != nil || len(all) != 1 {
-			t.Errorf("declared by %s: %v, %v", name, all, err)
+	}
+	declare := func(channels ...string) {
+		t.Helper()
+		for _, channel := range channels {
+			if _, err := l.Declare(t.Context(), "x.old", []driver.Declaration{{Channel: channel, Type: channel}}); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
+	want := func(when string, wanted map[string]int64) {
+		t.Helper()
+		got := make(map[string]int64)
+		progress, err := l.Progress(t.Context(), "x.new", []outbox.Part{outbox.PartOf("a.b.c", "k"), outbox.PartOf("d.e.f", "k")})
+		for _, p := range progress {
+			got[p.Channel] = p.Position
+		}
+		declared, failed := l.Declared(t.Context(), "x.new")
+		if err != nil || failed != nil || !maps.Equal(got, wanted) || len(declared) != len(wanted) {
+			t.Errorf("%s: at %v, want %v; declared %v: %v %v", when, got, wanted, declared, err, failed)
+		}
+	}
+	want("renamed", map[string]int64{"a.b.c": 0})
 	// It was taken back, with a channel more, and is deployed again: that one is not begun anew, and the other stays.
-	begin(t, s.Log(), "x.old", driver.StartAt{Mode: driver.StartBeginning}, "d.e.f")
-	passes(t, s.Log(), "x.old", place("d.e.f", "k", 4), place("a.b.c", "k", 6))
-	passes(t, s.Log(), "x.new", place("a.b.c", "k", 5))
-	if _, err := s.Rename(t.Context(), "x.old", renaming); err != nil {
-		t.Fatal(err)
+	declare("a.b.c", "d.e.f")
+	begin(t, l, "x.old", driver.StartAt{Mode: driver.StartBeginning}, "d.e.f")
+	passes(t, l, "x.old", place("d.e.f", "k", 4), place("a.b.c", "k", 6))
+	passes(t, l, "x.new", place("a.b.c", "k", 5))
+	rename()
+	want("renamed again", map[string]int64{"a.b.c": 5, "d.e.f": 4})
+	// What is forgotten does not come back with the next start, only with a release that has it.
+	if known, err := l.ForgetType(t.Context(), "x.new", "d.e.f"); err != nil || !known {
+		t.Errorf("ForgetType: %v, %v", known, err)
 	}
-	progress, err := s.Log().Progress(t.Context(), "x.new", []outbox.Part{outbox.PartOf("a.b.c", "k"), outbox.PartOf("d.e.f", "k")})
-	if err != nil || len(progress) != 2 || progress[0].Position != 5 || progress[1].Position != 4 {
-		t.Errorf("renamed again: %+v, %v", progress, err)
-	}
+	rename()
+	want("forgotten", map[string]int64{"a.b.c": 5})
+	declare("d.e.f")
+	rename()
+	want("declared by a release of the former name", map[string]int64{"a.b.c": 5, "d.e.f": 4})
 }
 
 func renamedInBatches[TX any](t *testing.T, s Administered[TX], _ bool) {

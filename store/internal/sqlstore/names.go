@@ -28,17 +28,13 @@ var named = []namedTable{
 	{table: "parked", what: "parked events"},
 	{table: "lane_owners", key: "source", what: "owners of parked events"},
 	{table: "lane_orders", what: "orders for parked events"},
-	{table: "positions", what: "positions", log: true, columns: "channel, slot, position, finished, since", same: "q.channel = p.channel AND q.slot = p.slot"},
-	{table: "declarations", what: "declared types", log: true, columns: "channel, type", same: "q.channel = p.channel AND q.type = p.type"},
+	{table: "positions", what: "positions", log: true},
+	{table: "declarations", what: "declared types", log: true},
 }
 
 type namedTable struct {
 	table, key, what string
-
-	// log says that the table belongs to the log. A renaming copies its columns, where
-	// the new name has no row of the same.
-	log           bool
-	columns, same string
+	log              bool // it belongs to the log
 }
 
 // named are those that this database has.
@@ -53,10 +49,9 @@ func (b *base) named() []namedTable {
 const renameBatch = 500
 
 // Rename implements [driver.Renamer], for claims, starts, epochs, dead letters and
-// parked events, a number of rows at a time. Positions of driver/sqldb and what was
-// declared are copied, so that a deployment that is taken back goes on where it was;
-// until they are deleted they keep the log from being trimmed. The number is that of
-// rows.
+// parked events, a number of rows at a time. Positions of driver/sqldb are copied, so
+// that a deployment that is taken back goes on where it was; until they are deleted
+// they keep the log from being trimmed. The number is that of rows.
 func (b *base) Rename(ctx context.Context, former string, s driver.Subscription) (moved int64, err error) {
 	run := b.pool()
 	if err := b.ready(ctx, run); err != nil {
@@ -87,23 +82,43 @@ func (b *base) Rename(ctx context.Context, former string, s driver.Subscription)
 	}
 	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
 		for _, t := range b.named() {
-			if t.key != "" || t.table == "lane_orders" {
+			if t.key != "" || t.log || t.table == "lane_orders" {
 				continue
 			}
-			statement := "UPDATE {" + t.table + "} SET subscription = $1 WHERE subscription = $2"
-			if t.log {
-				statement = "INSERT INTO {" + t.table + "} (subscription, " + t.columns + ") SELECT " + b.text("$1") + ", " + t.columns + " FROM {" + t.table + "} p" +
-					" WHERE p.subscription = $2 AND NOT EXISTS (SELECT 1 FROM {" + t.table + "} q WHERE q.subscription = $1 AND " + t.same + ")"
-			}
-			n, err := run.Exec(ctx, statement, s.Name, former)
+			n, err := run.Exec(ctx, "UPDATE {"+t.table+"} SET subscription = $1 WHERE subscription = $2", s.Name, former)
 			if moved += n; err != nil {
 				return err
 			}
 		}
-		_, err := run.Exec(ctx, "DELETE FROM {lane_orders} WHERE subscription = $1", former)
+		if _, err := run.Exec(ctx, "DELETE FROM {lane_orders} WHERE subscription = $1", former); err != nil || b.dialect.NoLog {
+			return err
+		}
+		n, err := b.renameInLog(ctx, run, former, s.Name)
+		moved += n
 		return err
 	})
 	return moved, b.fail(err, "subscription %s: take over from %s", s.Name, former)
+}
+
+// renameInLog copies the positions on channels where the new name has none, and
+// moves the record of what was declared. A later renaming finds in that record only
+// what releases under the former name have declared since, when the deployment was
+// taken back; so what was forgotten under the new name does not come back.
+func (b *base) renameInLog(ctx context.Context, run Statements, former, name string) (moved int64, err error) {
+	copied, err := run.Exec(ctx, `INSERT INTO {positions} (subscription, channel, slot, position, finished, since)
+		SELECT `+b.text("$1")+`, p.channel, p.slot, p.position, p.finished, p.since FROM {positions} p
+		WHERE p.subscription = $2 AND NOT EXISTS (SELECT 1 FROM {positions} q WHERE q.subscription = $1 AND q.channel = p.channel AND q.slot = p.slot)
+			AND (NOT EXISTS (SELECT 1 FROM {positions} q WHERE q.subscription = $1) OR EXISTS (SELECT 1 FROM {declarations} d WHERE d.subscription = $2 AND d.channel = p.channel))
+		ON CONFLICT (subscription, channel, slot) DO NOTHING`, name, former)
+	if err != nil {
+		return 0, err
+	}
+	declared, err := run.Exec(ctx, `INSERT INTO {declarations} (subscription, channel, type) SELECT `+b.text("$1")+`, d.channel, d.type FROM {declarations} d
+		WHERE d.subscription = $2 ON CONFLICT (subscription, channel, type) DO NOTHING`, name, former)
+	if err == nil {
+		_, err = run.Exec(ctx, "DELETE FROM {declarations} WHERE subscription = $1", former)
+	}
+	return copied + declared, err
 }
 
 // renameKeys gives rows another subscription where that one has none of the same
