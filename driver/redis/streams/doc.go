@@ -28,6 +28,10 @@
 // that it knows; the shards of a channel are divided evenly among those, and one
 // without a shard stands by.
 //
+// What the releases of a subscription handle is in the set
+// subscriptions:GROUP:types. A channel that a release leaves keeps its group and its
+// position until the last of its types is forgotten.
+//
 // An entry has the metadata as fields, the event in the field body, and the
 // aggregate id in the field aggregateId. What every known group has finished is
 // trimmed after Options.Retention. A group is known when a subscription declared

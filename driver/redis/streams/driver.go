@@ -32,7 +32,8 @@ type Driver struct {
 	channels   map[string]bool      // whose number of shards was compared
 	trimming   context.CancelFunc
 	trimmer    sync.WaitGroup
-	warned     map[string]bool // groups and settings that were reported
+	records    map[string][]driver.Declaration // by subscription that declared here: the record as it was last read
+	warned     map[string]bool                 // groups and settings that were reported
 }
 
 var (
@@ -56,6 +57,7 @@ func New(options Options) (*Driver, error) {
 	return &Driver{
 		options: o, client: client, holder: rand.Text(), waitTime: time.Second,
 		subscribed: make(map[string]*consumer), channels: make(map[string]bool), warned: make(map[string]bool),
+		records: make(map[string][]driver.Declaration),
 		features: driver.Features{
 			Durable: true, Ordered: true, Groups: true, FanOut: true, Headers: true, History: true, Sources: true,
 			MaxSize: o.MaxMessageBytes, RedeliveryHorizon: -1,

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,7 +21,7 @@ var (
 
 // Inspect implements [driver.Inspector]: settings under which Redis loses or
 // deletes events, channels with another number of shards, groups that lag or
-// belong to nobody.
+// belong to nobody, channels of a subscription that none of its instances reads.
 func (d *Driver) Inspect(ctx context.Context, topology driver.Topology, options driver.InspectOptions) (findings []driver.Finding, err error) {
 	if !d.calls.Enter() {
 		return nil, errClosed
@@ -43,7 +44,8 @@ func (d *Driver) Inspect(ctx context.Context, topology driver.Topology, options 
 	if err != nil {
 		return findings, err
 	}
-	return append(findings, driver.InspectStored(stored, topology, options)...), nil
+	unread, err := d.inspectUnread(ctx, stored)
+	return slices.Concat(findings, driver.InspectStored(stored, topology, options), unread), err
 }
 
 // channelsOf are all channels of a topology.
@@ -209,13 +211,19 @@ func (d *Driver) lagOf(ctx context.Context, stream string, about map[string]ruei
 
 // aliveAs is how many instances are alive under a name.
 func (d *Driver) aliveAs(ctx context.Context, name string) (int64, error) {
+	alive, err := d.membersOf(ctx, name)
+	return int64(len(alive)), err
+}
+
+// membersOf are the instances that are alive under a name.
+func (d *Driver) membersOf(ctx context.Context, name string) ([]driver.Member, error) {
 	now, err := d.now(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	alive, err := d.client.Do(ctx, d.client.B().Zcount().Key(d.membersKey(name)).Min("("+strconv.FormatInt(now.UnixMilli(), 10)).Max("+inf").Build()).AsInt64()
+	entries, err := d.client.Do(ctx, d.client.B().Zrangebyscore().Key(d.membersKey(name)).Min("("+strconv.FormatInt(now.UnixMilli(), 10)).Max("+inf").Build()).AsStrSlice()
 	if err != nil {
-		return 0, fmt.Errorf("streams: instances of %s: %w", name, err)
+		return nil, fmt.Errorf("streams: instances of %s: %w", name, err)
 	}
-	return alive, nil
+	return membersIn(entries), nil
 }

@@ -40,15 +40,20 @@ func (l *leases) Join(ctx context.Context, _ string, member driver.Member, ttl t
 	if err != nil {
 		return nil, err
 	}
-	for _, entry := range entries {
-		var m driver.Member
-		m.Holder, entry, _ = strings.Cut(entry, " ")
-		if json.Unmarshal([]byte(entry), &m.Parts) != nil {
-			m.Parts = nil // written by another library: it is not waited for
+	return membersIn(entries), nil
+}
+
+// membersIn reads the entries of the script join.
+func membersIn(entries []string) []driver.Member {
+	alive := make([]driver.Member, len(entries))
+	for n, entry := range entries {
+		holder, knows, _ := strings.Cut(entry, " ")
+		alive[n].Holder = holder
+		if json.Unmarshal([]byte(knows), &alive[n].Parts) != nil {
+			alive[n].Parts = nil // written by another library: it is not waited for
 		}
-		alive = append(alive, m)
 	}
-	return alive, nil
+	return alive
 }
 
 // Leave implements [driver.Leases].

@@ -152,13 +152,20 @@ func (d *Driver) DeleteSubscription(ctx context.Context, name string) (deleted [
 		}
 		for n, result := range d.client.DoMulti(ctx, commands...) {
 			changed, err := result.AsInt64()
-			if err != nil && !missingKey(err) && !strings.Contains(err.Error(), "requires the key to exist") {
+			if err != nil && !missingKey(err) && !streamMissing(err) {
 				return deleted, fmt.Errorf("streams: deleting the %s of %s: %w", what[n], name, err)
 			}
 			if changed > 0 {
 				deleted = append(deleted, what[n])
 			}
 		}
+	}
+	record, err := d.client.Do(ctx, d.client.B().Del().Key(d.typesKey(name)).Build()).AsInt64()
+	if err != nil {
+		return deleted, fmt.Errorf("streams: deleting what %s handles: %w", name, err)
+	}
+	if record > 0 {
+		deleted = append(deleted, "record of what it handles")
 	}
 	if err := d.client.Do(ctx, d.client.B().Del().Key(d.membersKey(name)).Build()).Error(); err != nil {
 		return deleted, fmt.Errorf("streams: deleting the instances of %s: %w", name, err)
@@ -169,48 +176,72 @@ func (d *Driver) DeleteSubscription(ctx context.Context, name string) (deleted [
 // Rename implements [driver.Renamer]: on each shard the new group begins at the
 // oldest entry that the former one had not finished; then the former one is
 // destroyed, so that it keeps nothing from being trimmed. Its owner's record
-// stays: a deployment that is taken back goes on there. The number is that of
-// shards.
+// stays: a deployment that is taken back goes on there. That is done on every
+// channel that a release handled under the former name, also where this one does
+// not. The number is that of shards.
 func (d *Driver) Rename(ctx context.Context, former string, s driver.Subscription) (moved int64, err error) {
 	if !d.calls.Enter() {
 		return 0, errClosed
 	}
 	defer d.calls.Leave()
+	declared, err := d.declared(ctx, former)
+	if err != nil {
+		return 0, err
+	}
+	shards := make(map[string]int) // by channel
+	for _, one := range declared {
+		if shards[one.Channel], err = d.recordedShards(ctx, one.Channel); err != nil {
+			return 0, err
+		}
+	}
 	for _, channel := range s.Channels {
 		if err := d.prepare(ctx, channel); err != nil {
-			return moved, err
+			return 0, err
 		}
-		left := false
-		for n := range d.options.Shards {
-			done, stays, err := d.renameShard(ctx, d.stream(channel, n), former, s.Name)
-			if err != nil {
-				return moved, fmt.Errorf("streams: subscription %s: taking over from %s: %w", s.Name, former, err)
-			}
-			if done {
-				moved++
-			}
-			left = left || stays
-		}
-		if left {
-			continue // both have a position of their own: it is listed as nobody's
-		}
-		declared, err := d.client.Do(ctx, d.client.B().Sismember().Key(d.groupsKey(channel)).Member(former).Build()).AsInt64()
-		if err != nil {
-			return moved, fmt.Errorf("streams: groups of channel %s: %w", channel, err)
-		}
-		if declared == 0 {
-			continue
-		}
-		if err := d.declareGroup(ctx, channel, s.Name); err != nil {
-			return moved, err
-		}
-		if err := d.client.Do(ctx, d.client.B().Srem().Key(d.groupsKey(channel)).Member(former).Build()).Error(); err != nil {
-			return moved, fmt.Errorf("streams: undeclaring group %s of channel %s: %w", former, channel, err)
-		}
-		// Best effort: on a cluster the two may lie on different servers. What
-		// stays is listed under the former name.
-		_ = d.client.Do(ctx, d.client.B().Arbitrary("RENAMENX").Args(d.DeadLetterName(channel, former), d.DeadLetterName(channel, s.Name)).Build()).Error()
+		shards[channel] = d.options.Shards
 	}
+	for _, channel := range slices.Sorted(maps.Keys(shards)) {
+		done, err := d.renameChannel(ctx, channel, shards[channel], former, s.Name)
+		moved += done
+		if err != nil {
+			return moved, err
+		}
+	}
+	return moved, d.renameDeclared(ctx, former, s.Name, declared, moved > 0)
+}
+
+// renameChannel moves the position on one channel.
+func (d *Driver) renameChannel(ctx context.Context, channel string, shards int, former, name string) (moved int64, err error) {
+	left := false
+	for n := range shards {
+		done, stays, err := d.renameShard(ctx, d.stream(channel, n), former, name)
+		if err != nil {
+			return moved, fmt.Errorf("streams: subscription %s: taking over from %s: %w", name, former, err)
+		}
+		if done {
+			moved++
+		}
+		left = left || stays
+	}
+	if left {
+		return moved, nil // both have a position of their own: it is listed as nobody's
+	}
+	declared, err := d.client.Do(ctx, d.client.B().Sismember().Key(d.groupsKey(channel)).Member(former).Build()).AsInt64()
+	if err != nil {
+		return moved, fmt.Errorf("streams: groups of channel %s: %w", channel, err)
+	}
+	if declared == 0 {
+		return moved, nil
+	}
+	if err := d.declareGroup(ctx, channel, name); err != nil {
+		return moved, err
+	}
+	if err := d.client.Do(ctx, d.client.B().Srem().Key(d.groupsKey(channel)).Member(former).Build()).Error(); err != nil {
+		return moved, fmt.Errorf("streams: undeclaring group %s of channel %s: %w", former, channel, err)
+	}
+	// Best effort: on a cluster the two may lie on different servers. What
+	// stays is listed under the former name.
+	_ = d.client.Do(ctx, d.client.B().Arbitrary("RENAMENX").Args(d.DeadLetterName(channel, former), d.DeadLetterName(channel, name)).Build()).Error()
 	return moved, nil
 }
 
