@@ -101,7 +101,7 @@ var onSQS = brokerWorld(faults.World{
 func newQueues(place faults.Place) (driver.Driver, error) {
 	return sqs.New(sqs.Options{
 		Client: sqsClient(through(place.Broker, place.BrokerLine)), Namespace: strings.ReplaceAll(place.Namespace, "_", "-"), FIFO: true,
-		VisibilityTimeout: sessionTimeout, PollWait: time.Second,
+		VisibilityTimeout: cmp.Or(place.Lease, sessionTimeout), PollWait: time.Second,
 	})
 }
 

@@ -217,7 +217,7 @@ var outboxWorld = faults.World{
 func newKafka(place faults.Place) (driver.Driver, error) {
 	options := kafka.Options{
 		Brokers: strings.Split(place.Broker, ","), Namespace: place.Namespace, Partitions: 4, Provision: kafka.ProvisionAlways,
-		SessionTimeout: sessionTimeout, RebalanceTimeout: 5 * time.Second,
+		SessionTimeout: cmp.Or(place.Lease, sessionTimeout), RebalanceTimeout: 5 * time.Second,
 		ClientOptions: []kgo.Opt{kgo.HeartbeatInterval(200 * time.Millisecond)},
 	}
 	if options.ReplicationFactor = 1; len(options.Brokers) == 3 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tidings-go/tidings"
+	"github.com/tidings-go/tidings/internal/testtime"
 )
 
 // Suite is what is tried, and how long it may take.
@@ -18,7 +19,7 @@ type Suite struct {
 	// Short leaves most changes out: those are tried that found the most.
 	Short bool
 	// Patience is how long to wait for the next bit of what is sure to come. Defaults to
-	// 90 seconds.
+	// 90 seconds, multiplied by TIDINGS_TEST_SCALE.
 	Patience time.Duration
 	// Rounds is how many rounds the load makes in each part of a schedule, an event
 	// for each of six aggregates and each contract. Defaults to 6.
@@ -34,7 +35,7 @@ func (s *Suite) patience() time.Duration {
 	if s.Patience > 0 {
 		return s.Patience
 	}
-	return 90 * time.Second
+	return testtime.Patience(90 * time.Second)
 }
 
 func (s *Suite) rounds() int {
