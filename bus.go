@@ -424,6 +424,8 @@ func (b *Bus) turn(ctx context.Context) error {
 func (b *Bus) end(ctx context.Context, fetchers *sync.WaitGroup, stopRunners func(context.Context) error) error {
 	deadline, cancel := context.WithTimeout(ctx, b.options.DrainTimeout)
 	defer cancel()
+	stopping, cancel := context.WithTimeout(ctx, b.options.DrainTimeout+closeTimeout*3/4)
+	defer cancel()
 	last, cancel := context.WithTimeout(ctx, b.options.DrainTimeout+closeTimeout)
 	defer cancel()
 	fetched := make(chan struct{})
@@ -438,8 +440,6 @@ func (b *Bus) end(ctx context.Context, fetchers *sync.WaitGroup, stopRunners fun
 		b.observers.observe(b.values, Observation{Kind: Abandoned, Count: abandoned})
 	}
 	await(deadline, fetched)
-	stopping, cancel := context.WithTimeout(ctx, b.options.DrainTimeout+closeTimeout*3/4)
-	defer cancel()
 	stopped := stopRunners(stopping)
 	b.closeConsumers(last)
 	return errors.Join(stopped, b.shut(last))
