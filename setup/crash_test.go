@@ -138,6 +138,7 @@ func crashingApplication(path string) error {
 		}
 	}
 	running, stop := context.WithCancel(ctx)
+	defer stop()
 	done := make(chan error, 1)
 	go func() { done <- bus.Run(running) }()
 	if err := bus.Ready(ctx); err != nil {
