@@ -45,8 +45,8 @@ func (s *Suite) rounds() int {
 	return 6
 }
 
-// short are the changes of the short form: more of them follow with what they need.
-var short = []string{"version up, unreadable for the old"}
+// short are the changes of the short form: what they found first was lost there.
+var short = []string{"channel added, rolled back", "type added on a shared channel"}
 
 // Changes are what differs between two releases, in the order of the table.
 func Changes() []string {
