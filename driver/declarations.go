@@ -31,6 +31,7 @@ type Declarations interface {
 	// ForgetType takes an event type out of the record, so that instances without a
 	// reaction to it finish its events unseen. When it was the last type of its
 	// channel, the position there goes with it. It reports whether the record had the
-	// type.
+	// type. A driver whose position cannot be deleted under those who read the channel
+	// leaves both, and returns an error that wraps [ErrInUse].
 	ForgetType(ctx context.Context, subscription, eventType string) (known bool, err error)
 }
