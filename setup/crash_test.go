@@ -104,7 +104,9 @@ func crashingApplication(path string) error {
 	options := &setup.Options{
 		Bus:   tidings.Options{Logger: slog.New(slog.DiscardHandler), Observers: []tidings.Observer{ledger}, RedeliveryHorizon: time.Hour},
 		SQLDB: func(o *sqldb.Options) { o.LeaseTime = 2 * time.Second },
-		Kafka: func(o *kafka.Options) { o.SessionTimeout, o.RebalanceTimeout, o.Partitions = 6*time.Second, 10*time.Second, 4 },
+		Kafka: func(o *kafka.Options) {
+			o.SessionTimeout, o.RebalanceTimeout, o.Partitions = 6*time.Second, 10*time.Second, 4
+		},
 	}
 	bus, db, err := setup.NewSQL(ctx, setup.Read(os.Getenv), options)
 	if err != nil {
