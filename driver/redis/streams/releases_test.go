@@ -318,16 +318,16 @@ func TestARenamingMovesChannelsThatItsReleaseLacks(t *testing.T) {
 		less := r.run(t, "less", "after before", tidings.StartNow, aDone)
 		r.publish(t, less, 20, aDone, bDone)
 		r.wait(t, "renamed, with less", 40, 20)
-		less.stop()
-		after := r.run(t, "after", "after before", tidings.StartNow, aDone, bDone)
-		r.publish(t, after, 5, aDone, bDone)
-		r.wait(t, "with both again", 45, 45)
 		d := r.open()
 		defer func() { _ = d.Close(t.Context()) }()
 		stored, err := d.StoredSubscriptions(t.Context(), driver.StoredOptions{})
 		if err != nil || len(stored) != 1 || stored[0].Name != "releases.after" {
 			t.Errorf("stored are %+v, %v", stored, err)
 		}
+		less.stop()
+		after := r.run(t, "after", "after before", tidings.StartNow, aDone, bDone)
+		r.publish(t, after, 5, aDone, bDone)
+		r.wait(t, "with both again", 45, 45)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for id, by := range r.handled {
