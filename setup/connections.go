@@ -9,7 +9,7 @@ import (
 )
 
 // What connections that this package opens are told, so that one which died without
-// a word is noticed on both of its ends (docs/silence.md has the reasons).
+// a word is noticed on both of its ends (docs/operations.md has the reasons).
 const (
 	dialTime = 5 * time.Second
 	// A connection whose other end is gone is given up after about ten seconds:

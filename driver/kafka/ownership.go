@@ -204,6 +204,7 @@ func (c *consumer) announce() {
 		known, err := c.knownTopics(c.life)
 		if err == nil && len(known) == len(c.topics) {
 			c.sink.Joined()
+			c.connections.watch()
 			return
 		}
 		if pause(c.life, 20*time.Millisecond) != nil {
