@@ -33,6 +33,7 @@ type keptRecord struct {
 	reads  int
 	silent chan struct{} // not nil: it does not answer until that is closed
 	broken bool
+	takes  time.Duration // how long an answer is under way
 }
 
 func newRecord(declared ...driver.Declaration) *keptRecord {
@@ -63,11 +64,12 @@ func (r *keptRecord) Declared(ctx context.Context, _ string) ([]driver.Declarati
 	r.mu.Lock()
 	r.reads++
 	silent, all := r.silent, r.list() // as it was when the call began
-	broken := r.broken
+	broken, takes := r.broken, r.takes
 	r.mu.Unlock()
 	if broken {
 		return nil, errors.New("the record is away")
 	}
+	pass(takes)
 	if silent != nil {
 		select {
 		case <-silent:
@@ -198,6 +200,7 @@ func TestATypeThatAnotherReleaseDeclaredIsLeftForIt(t *testing.T) {
 		t.Run(kept, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				broker, record := newRandomBroker(), newRecord()
+				record.takes = 50 * time.Millisecond // what is known until then is old
 				var lanes driver.Lanes
 				if kept == "in a store" {
 					lanes = newFencedLanes(func() bool { return false })
