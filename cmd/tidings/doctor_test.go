@@ -127,8 +127,8 @@ func publishMore(t testing.TB, e environment, count int) {
 func TestDoctorOnKafka(t *testing.T) {
 	e := onKafka(t)
 	checks, o := examine(t, e, shop...)
-	if !slices.Equal(checks, []string{"kafka-topic-missing", "kafka-topic-missing"}) || o.code != exitFindings {
-		t.Errorf("a missing topic: %v, exit status %d", checks, o.code)
+	if !slices.Equal(checks, []string{"kafka-topic-missing", "kafka-topic-missing", "kafka-topic-missing"}) || o.code != exitFindings { // of events, of dead letters, of declarations
+		t.Errorf("missing topics: %v, exit status %d", checks, o.code)
 	}
 	tool(t, e, append([]string{"provision"}, shop...)...).want(t, exitOK, "made", "events.shop-order-placed")
 	checks, o = examine(t, e, shop...)
@@ -160,8 +160,8 @@ func TestDoctorOnSQS(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if checks, o := examine(t, e, shop...); !slices.Equal(checks, []string{"sqs-queue-missing"}) || o.code != exitFindings {
-		t.Errorf("a missing queue: %v, exit status %d", checks, o.code)
+	if checks, o := examine(t, e, shop...); !slices.Equal(checks, []string{"sqs-declarations-missing", "sqs-queue-missing"}) || o.code != exitFindings {
+		t.Errorf("missing queues: %v, exit status %d", checks, o.code)
 	}
 	name := e["EVENT_NAMESPACE"] + "-events-shop-order-placed.fifo"
 	if _, err := client.CreateQueue(t.Context(), &sqs.CreateQueueInput{QueueName: &name, Attributes: map[string]string{"FifoQueue": "true"}}); err != nil {
