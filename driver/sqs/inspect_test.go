@@ -126,7 +126,7 @@ func TestTopicsAreAdministered(t *testing.T) {
 		t.Errorf("nothing is there: %v", got)
 	}
 	resources, err := d.Provision(t.Context(), topology, false)
-	if err != nil || len(resources) != 2 || resources[0].Kind != "topic" || resources[1].State != driver.ResourceMade {
+	if err != nil || len(resources) != 3 || resources[0].Kind != "topic" || resources[1].State != driver.ResourceMade {
 		t.Errorf("%+v, %v", resources, err)
 	}
 	if got := found(t, d, topology, driver.InspectOptions{}); got != nil {
@@ -143,7 +143,7 @@ func TestTopicsAreAdministered(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	deleted, err := d.DeleteSubscription(t.Context(), "mail.confirm-order")
-	if err != nil || len(deleted) != 2 {
+	if err != nil || len(deleted) != 3 {
 		t.Errorf("%v, %v", deleted, err)
 	}
 	if moved, err := d.Rename(t.Context(), "mail.confirm-order", renamed); err != nil || moved != 0 {
