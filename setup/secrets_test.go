@@ -231,7 +231,7 @@ func useEverything(t *testing.T, environment map[string]string, said *output, wo
 	said.show(config, &config)
 	options := &setup.Options{
 		CheckTimeout: 3 * time.Second,
-		Bus:          tidings.Options{Logger: logger, DrainTimeout: time.Second},
+		Bus:          tidings.Options{Logger: logger, DrainTimeout: 10 * time.Second},
 		Kafka:        func(o *kafka.Options) { said.show(*o, o, o.SASL, &o.SASL) },
 		Redis:        func(o *redis.Options) { said.show(*o, o) },
 		RedisStreams: func(o *streams.Options) { said.show(*o, o) },
