@@ -20,9 +20,6 @@ const (
 	// unacknowledged is how long what was written may stay without a sign of the
 	// other end, where the system can be told.
 	unacknowledged = 10 * time.Second
-	// idleInTransaction is how long the server keeps a transaction open in which
-	// nothing happens. The inbox asks for more where a handler may take longer.
-	idleInTransaction = 20 * time.Second
 	// pingTime is how long an idle connection may take to say that it is there.
 	pingTime = 2 * time.Second
 )

@@ -117,7 +117,7 @@ func crashingApplication(path string) error {
 		name := fmt.Sprint("s", n)
 		handle := func(_ context.Context, e tidings.Event[changed]) error {
 			if name == "s1" && e.Payload().Text == "guilty" && !mended {
-				time.Sleep(300 * time.Millisecond) // until others are in hand
+				time.Sleep(300 * time.Millisecond) //nolint:forbidigo // until others are in hand
 				os.Exit(crashed)
 			}
 			time.Sleep(400 * time.Millisecond) //nolint:forbidigo // how long the handler takes

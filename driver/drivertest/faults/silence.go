@@ -370,14 +370,13 @@ func (s *silent) stopping() {
 	instances, publisher := s.instances()
 	hit := s.hit(instances, publisher)
 	since := s.hush(hit...)
-	from := since
 	stopped := instances[:1]
 	if s.All {
 		stopped = instances
 	}
 	s.ends(stopped...)
 	if len(stopped) == len(instances) {
-		from = s.restore(publisher)
+		from := s.restore(publisher)
 		next := s.begin(Instance, nil)
 		s.recovers(from)
 		s.readyAgain(from, next)
