@@ -106,6 +106,10 @@ func (c *sharedClaims) Close(context.Context) error {
 	return nil
 }
 
+// redisAnswer is how long Redis may take to answer a claim; the drivers have the same
+// bound.
+const redisAnswer = 5 * time.Second
+
 // openClaims puts the store that EVENT_CLAIMS names into the options of the bus.
 func openClaims(config Config, bus *tidings.Options) (*sharedClaims, []error) {
 	keep, err := claimsKeep(config)
@@ -127,7 +131,7 @@ func openClaims(config Config, bus *tidings.Options) (*sharedClaims, []error) {
 	if err != nil {
 		return nil, append(errs, err)
 	}
-	option.DisableCache = true
+	option.DisableCache, option.ConnWriteTimeout = true, redisAnswer
 	client, err := rueidis.NewClient(option)
 	if err != nil {
 		return nil, append(errs, fmt.Errorf("EVENT_CLAIMS=redis, REDIS_URL=%s: %w", redisAddress(config), err))

@@ -18,7 +18,8 @@ import (
 // Options configures a driver.
 type Options struct {
 	// Client is how Redis is reached; rueidis.ParseURL makes one of a URL. Needed:
-	// InitAddress. The driver turns client-side caching off.
+	// InitAddress. The driver turns client-side caching off, and gives Redis five
+	// seconds for an answer where ConnWriteTimeout says nothing else.
 	Client rueidis.ClientOption
 
 	// MaxBytes and MaxEvents bound what is received and not finished, per
@@ -58,6 +59,7 @@ func (o Options) withDefaults() Options {
 	o.MaxDeadLetters = cmp.Or(o.MaxDeadLetters, 10_000)
 	o.MaxMessageBytes = cmp.Or(o.MaxMessageBytes, 1<<20)
 	o.ReconnectInterval = cmp.Or(o.ReconnectInterval, 5*time.Second)
+	o.Client.ConnWriteTimeout = cmp.Or(o.Client.ConnWriteTimeout, wire.AnswerTime)
 	o.Client.DisableCache = true
 	o.Client.DisableRetry = true    // a publish that failed may have been done
 	o.Client.PipelineMultiplex = -1 // one connection, so that what one process publishes is not reordered on its way

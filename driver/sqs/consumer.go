@@ -188,7 +188,7 @@ func (c *consumer) Close(ctx context.Context) error {
 	for _, q := range c.queues {
 		q.stop()
 		ended := make(chan struct{})
-		go func() { // a poll is not cancelled: it ends by itself, soon
+		go func() { // a poll ends by itself, soon
 			q.polls.Wait()
 			close(ended)
 		}()
@@ -196,6 +196,8 @@ func (c *consumer) Close(ctx context.Context) error {
 		case <-ended:
 		case <-ctx.Done():
 			errs = append(errs, fmt.Errorf("sqs: subscription %s: a poll of %s is still under way: %w", c.subscription.Name, q.name, context.Cause(ctx)))
+			q.endPolls()
+			<-ended
 		}
 		d.mu.Lock()
 		q.mu.Lock()

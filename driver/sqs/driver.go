@@ -24,6 +24,7 @@ import (
 type Driver struct {
 	options  Options
 	features driver.Features
+	poll     func(*sqs.Options) // of a call that waits for messages
 
 	calls calls.Gate // with the requests of senders
 
@@ -50,8 +51,9 @@ func New(options Options) (*Driver, error) {
 	if err := o.check(); err != nil {
 		return nil, err
 	}
+	poll := withAttempts(&o)
 	d := &Driver{
-		options: o, found: make(map[string]*destination), finding: make(map[string]*sync.Mutex), senders: make(map[string]*sender),
+		options: o, poll: poll, found: make(map[string]*destination), finding: make(map[string]*sync.Mutex), senders: make(map[string]*sender),
 		queues: make(map[string]*queue), deadOf: make(map[string]string), subscribed: make(map[string]*consumer),
 		features: driver.Features{
 			Durable: true, Ordered: o.FIFO, Groups: true, FanOut: true, Headers: true, Text: true, RedeliveryCount: true,

@@ -29,7 +29,9 @@ const (
 
 // Options configures a driver.
 type Options struct {
-	// Client reaches SQS; sqs.NewFromConfig makes one. Needed.
+	// Client reaches SQS; sqs.NewFromConfig makes one. Needed. The driver works with
+	// a copy of it, and of Topics, whose attempts end after five seconds without an
+	// answer (a poll's after PollWait and five seconds).
 	Client *sqs.Client
 
 	// Topics reaches SNS. With it a channel is a topic, and each subscription

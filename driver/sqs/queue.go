@@ -22,13 +22,15 @@ type queue struct {
 	name    string
 	channel string // "" on a queue of the caller's own, which may have several
 
-	polls sync.WaitGroup
-	beats sync.WaitGroup
-	life  context.Context // ends when its last consumer closes
-	end   context.CancelFunc
-	wake  chan struct{} // there may be room
-	more  chan struct{} // a receive was full: helpers have something to do
-	quit  chan struct{} // closed by stop
+	polls    sync.WaitGroup
+	beats    sync.WaitGroup
+	life     context.Context // ends when its last consumer closes
+	end      context.CancelFunc
+	wake     chan struct{}   // there may be room
+	more     chan struct{}   // a receive was full: helpers have something to do
+	quit     chan struct{}   // closed by stop
+	last     context.Context // of polls: ends some time after stop
+	endPolls context.CancelFunc
 
 	mu        sync.Mutex
 	consumers []*consumer
@@ -77,6 +79,7 @@ func newQueue(d *Driver, url, channel string) *queue {
 		held: make(map[string]*held), records: make(map[*consumer]record), finished: make(map[string]map[string]bool), told: make(map[string]bool),
 	}
 	q.life, q.end = context.WithCancel(context.Background())
+	q.last, q.endPolls = context.WithCancel(context.Background())
 	return q
 }
 
@@ -97,15 +100,20 @@ func (q *queue) start() {
 	q.beats.Go(q.beat)
 }
 
-// stop asks for nothing more. Polls under way finish.
+// stop asks for nothing more. Polls under way finish; one that gets no answer a
+// moment after its wait is given up.
 func (q *queue) stop() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if !q.stopping {
 		q.stopping = true
 		close(q.quit)
+		time.AfterFunc(q.driver.options.PollWait+lateAnswer, q.endPolls)
 	}
 }
+
+// lateAnswer is how much longer than its wait the last poll may take.
+const lateAnswer = time.Second
 
 // roomy wakes the poller when there may be room.
 func (q *queue) roomy() {
@@ -231,16 +239,14 @@ func (q *queue) room() (room int, stopping bool) {
 	return room, stopping
 }
 
-// receive asks for messages. It is not cancelled: the messages of a poll that is
-// would be lost for a visibility timeout.
+// receive asks for messages. It is not cancelled while an answer may come: the
+// messages of a poll that is would be lost for a visibility timeout.
 func (q *queue) receive(room int, wait time.Duration) ([]types.Message, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), wait+10*time.Second)
-	defer cancel()
-	out, err := q.driver.options.Client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
+	out, err := q.driver.options.Client.ReceiveMessage(q.last, &sqs.ReceiveMessageInput{
 		QueueUrl: &q.url, MaxNumberOfMessages: int32(room), WaitTimeSeconds: int32(wait / time.Second),
 		VisibilityTimeout: int32(q.driver.options.VisibilityTimeout / time.Second), MessageAttributeNames: []string{"All"},
 		MessageSystemAttributeNames: []types.MessageSystemAttributeName{types.MessageSystemAttributeNameSentTimestamp, types.MessageSystemAttributeNameApproximateReceiveCount, types.MessageSystemAttributeNameMessageGroupId},
-	})
+	}, q.driver.poll)
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,8 @@ import (
 // Options configures a driver.
 type Options struct {
 	// Client is how Redis is reached; rueidis.ParseURL makes one of a URL. Needed:
-	// InitAddress. The driver turns client-side caching off.
+	// InitAddress. The driver turns client-side caching off, and gives Redis five
+	// seconds for an answer where ConnWriteTimeout says nothing else.
 	Client rueidis.ClientOption
 
 	// LeaseTime is how long a shard stays with an instance that died. Defaults to
@@ -72,6 +73,7 @@ func (o Options) withDefaults() Options {
 	o.Shards = cmp.Or(o.Shards, 8)
 	o.TrimInterval = cmp.Or(o.TrimInterval, 10*time.Second)
 	o.UnknownGroupGrace = cmp.Or(o.UnknownGroupGrace, 7*24*time.Hour)
+	o.Client.ConnWriteTimeout = cmp.Or(o.Client.ConnWriteTimeout, wire.AnswerTime)
 	o.Client.DisableCache = true
 	o.Client.DisableRetry = true // what fails is asked again here, where the outage is counted
 	return o

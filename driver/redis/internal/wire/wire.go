@@ -8,11 +8,18 @@ import (
 	"net"
 	"regexp"
 	"strconv"
+	"time"
 
 	"github.com/redis/rueidis"
 
 	"github.com/tidings-go/tidings/driver"
 )
+
+// AnswerTime is how long Redis may take to answer, unless the client's option says
+// another: a connection that has died without a word is given up then. It bounds the
+// commands that wait for nothing. Without it rueidis takes ten seconds,
+// https://pkg.go.dev/github.com/redis/rueidis#ClientOption.
+const AnswerTime = 5 * time.Second
 
 // Fields of an entry beside the metadata.
 const (
