@@ -184,6 +184,8 @@ func dialect(o Options) *sqlstore.Dialect {
 			return err
 		},
 		Retry:    func(err error) bool { return number(err) == errorDeadlock || number(err) == errorLockTimeout },
+		Session:  "SELECT CONNECTION_ID()",
+		EndIdle:  endIdle,
 		Answered: func(err error) bool { return number(err) != 0 },
 		NoTable:  func(err error) bool { return number(err) == errorNoTable },
 		NoLog:    true,
@@ -196,6 +198,42 @@ func dialect(o Options) *sqlstore.Dialect {
 			return text.String()
 		},
 	}
+}
+
+// Connections that keep another waiting, on MariaDB and on MySQL. They show to users
+// with the privilege PROCESS; for others a transaction ends at the server's own limit.
+// https://mariadb.com/kb/en/information-schema-innodb_lock_waits-table/,
+// https://dev.mysql.com/doc/refman/8.0/en/performance-schema-data-lock-waits-table.html
+const (
+	idleBlockers = ` JOIN information_schema.processlist p ON p.id = b.trx_mysql_thread_id
+		WHERE r.trx_mysql_thread_id = $1 AND p.command = 'Sleep' AND p.time >= $2 AND p.user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1)`
+	blockersOfMariaDB = `SELECT b.trx_mysql_thread_id FROM information_schema.innodb_lock_waits w
+		JOIN information_schema.innodb_trx r ON r.trx_id = w.requesting_trx_id JOIN information_schema.innodb_trx b ON b.trx_id = w.blocking_trx_id` + idleBlockers
+	blockersOfMySQL = `SELECT b.trx_mysql_thread_id FROM performance_schema.data_lock_waits w
+		JOIN information_schema.innodb_trx r ON r.trx_id = w.requesting_engine_transaction_id
+		JOIN information_schema.innodb_trx b ON b.trx_id = w.blocking_engine_transaction_id` + idleBlockers
+)
+
+func endIdle(ctx context.Context, run sqlstore.Statements, session int64) error {
+	var blockers []int64
+	var err error
+	for _, query := range []string{blockersOfMariaDB, blockersOfMySQL} {
+		err = run.Each(ctx, query, []any{session, int64(sqlstore.IdleGrace / time.Second)}, func(rows sqlstore.Rows) error {
+			var id int64
+			err := rows.Scan(&id)
+			blockers = append(blockers, id)
+			return err
+		})
+		if err == nil {
+			break
+		}
+	}
+	for _, id := range blockers {
+		if _, err := run.Exec(ctx, fmt.Sprint("KILL ", id)); err != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // inspect finds settings under which a commit can be lost

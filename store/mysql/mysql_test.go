@@ -112,6 +112,8 @@ func TestRelay(t *testing.T) { storetest.Relay(t, database) }
 
 func TestAdministration(t *testing.T) { storetest.Administration(t, database, true) }
 
+func TestIdleOwner(t *testing.T) { storetest.IdleOwner(t, database) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
 
 func TestMigrations(t *testing.T) {

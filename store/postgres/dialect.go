@@ -61,6 +61,13 @@ const (
 		) SELECT count(*) FROM kept`
 )
 
+// endIdle ends who keeps connection $1 waiting in a transaction in which nothing has
+// happened for $2 seconds. A role may end its own connections,
+// https://www.postgresql.org/docs/current/functions-admin.html#FUNCTIONS-ADMIN-SIGNAL.
+const endIdle = `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+	WHERE pid = ANY(pg_blocking_pids(CAST($1 AS integer))) AND usename = current_user
+	AND state LIKE 'idle in transaction%' AND state_change < clock_timestamp() - make_interval(secs => $2)`
+
 func dialect(o Options) *sqlstore.Dialect {
 	d := &sqlstore.Dialect{
 		Name: "postgres",
@@ -90,6 +97,11 @@ func dialect(o Options) *sqlstore.Dialect {
 			return state == "40001" || state == "40P01" // serialization failure, deadlock
 		},
 		IdleLimit: " RETURNING set_config('idle_in_transaction_session_timeout', $6, true)",
+		Session:   "SELECT pg_backend_pid()::bigint",
+		EndIdle: func(ctx context.Context, run sqlstore.Statements, session int64) error {
+			_, err := run.Exec(ctx, endIdle, session, sqlstore.IdleGrace.Seconds())
+			return err
+		},
 		Answered: func(err error) bool {
 			if errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed) {
 				return true

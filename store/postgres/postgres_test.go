@@ -160,6 +160,10 @@ func TestAdministration(t *testing.T) { storetest.Administration(t, database, fa
 
 func TestAdministrationSQL(t *testing.T) { storetest.Administration(t, databaseSQL, false) }
 
+func TestIdleOwner(t *testing.T) { storetest.IdleOwner(t, database) }
+
+func TestIdleOwnerSQL(t *testing.T) { storetest.IdleOwner(t, databaseSQL) }
+
 func TestInbox(t *testing.T) { storetest.Inbox(t, database) }
 
 func TestRelaySQL(t *testing.T) { storetest.Relay(t, databaseSQL) }

@@ -249,3 +249,45 @@ func panicRollsBack[TX any](t *testing.T, d Database[TX]) {
 		t.Errorf("%d effects, %v", d.Effects(t), err)
 	}
 }
+
+// IdleOwner holds a store to what it does about a transaction of a former owner in
+// which nothing happens any more: the next owner does not wait for it, and it commits
+// nothing.
+func IdleOwner[TX any](t *testing.T, open func(t *testing.T) Database[TX]) {
+	t.Helper()
+	d := open(t)
+	former, next := d.Open(t), d.Open(t)
+	epoch, err := former.Advance(t.Context(), "x.y", "source")
+	if err != nil {
+		t.Fatal(err)
+	}
+	idle, over, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- former.Transact(t.Context(), func(ctx context.Context, tx TX) error {
+			if err := former.Fence(ctx, tx, "x.y", "source", epoch); err != nil {
+				return err
+			}
+			if err := d.Exec(ctx, tx, "INSERT INTO effects (name) VALUES ('void')"); err != nil {
+				return err
+			}
+			close(idle)
+			<-over // as in a process that has died
+			return nil
+		})
+	}()
+	select {
+	case <-idle:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	limited, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	now, err := next.Advance(limited, "x.y", "source")
+	close(over)
+	if err != nil || now != epoch+1 {
+		t.Errorf("the next owner has epoch %d after %d: %v", now, epoch, err)
+	}
+	if err := <-ended; err == nil || d.Effects(t) != 0 {
+		t.Errorf("the former owner's transaction: %v, %d effects", err, d.Effects(t))
+	}
+}

@@ -95,6 +95,11 @@ type Dialect struct {
 	// that died without a word would block the others. Empty where a statement cannot
 	// say so.
 	IdleLimit string
+	// Session is a query for the number of the connection that it runs on. EndIdle
+	// ends the connections that keep that one waiting and whose transactions have been
+	// idle for [IdleGrace]. Both are empty where no transaction of another waits.
+	Session string
+	EndIdle func(ctx context.Context, run Statements, session int64) error
 	// Answered reports that an error of a commit is the server's answer that
 	// nothing is committed.
 	Answered func(err error) bool

@@ -210,7 +210,12 @@ func (b *base) advance(ctx context.Context, table, column, subscription, source 
 		others, values = ", epoch", "$1, $2, 1, 0"
 	}
 	err = b.atomically(ctx, func(ctx context.Context, run Statements) error {
-		_, err := run.Exec(ctx, "INSERT INTO {"+table+"} (subscription, source, "+column+others+") VALUES ("+values+") "+
+		stop, err := b.endIdle(ctx, run)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		_, err = run.Exec(ctx, "INSERT INTO {"+table+"} (subscription, source, "+column+others+") VALUES ("+values+") "+
 			b.dialect.Upsert("subscription, source")+" "+column+" = {"+table+"}."+column+" + 1", subscription, source)
 		if err != nil {
 			return err

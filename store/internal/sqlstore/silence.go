@@ -31,6 +31,43 @@ const (
 	lateAnswer = 100 * time.Millisecond
 )
 
+// IdleGrace is how long a transaction of a former owner may be idle while the next one
+// waits for it.
+const IdleGrace = 2 * time.Second
+
+// endIdle makes the server end the transactions that a transaction of ours waits for,
+// until stop is called, once nothing has happened in them for [IdleGrace]. Who raises
+// an epoch owns what the former owner's handlers had in hand: what they have not
+// committed is void, and their process may have died without a word to the server.
+func (b *base) endIdle(ctx context.Context, run Statements) (stop func(), err error) {
+	if b.dialect.EndIdle == nil {
+		return func() {}, nil
+	}
+	var session int64
+	if _, err := run.One(ctx, b.dialect.Session, nil, &session); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		again := time.NewTicker(IdleGrace)
+		defer again.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-again.C:
+			}
+			_ = b.dialect.EndIdle(ctx, b.pool(), session) // else it waits until the server's own limit
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}, nil
+}
+
 // bounded runs what takes no context, COMMIT and ROLLBACK of database/sql, and
 // returns when ctx ends at the latest. interrupt, which may be nil, is called
 // then. A call that cannot be interrupted goes on with its connection until the
