@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-var atOnce = flag.Int("at-once", 16, "trials that run beside each other")
+var atOnce = flag.Int("at-once", 8, "trials that run beside each other")
 
 func run(m *testing.M) int {
 	if raceDetector {
