@@ -13,24 +13,19 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 )
 
-// attemptTime bounds one attempt of a request; a poll has its wait besides. SQS
-// answers within a fraction of a second. What takes longer goes over a connection
-// that has died without a word, and the SDK bounds nothing there but dialling.
-const attemptTime = 5 * time.Second
-
 // withAttempts gives the clients of the options bounded attempts, and returns the
 // option of a call that polls.
 func withAttempts(o *Options) (poll func(*sqs.Options)) {
-	known := o.Client.Options()
+	known, one := o.Client.Options(), o.RequestTimeout
 	plain := frozen(known.HTTPClient)
-	o.Client = sqs.New(known, func(s *sqs.Options) { s.HTTPClient = &attempts{plain, attemptTime} })
+	o.Client = sqs.New(known, func(s *sqs.Options) { s.HTTPClient = &attempts{plain, one} })
 	if o.Topics != nil {
 		known := o.Topics.Options()
-		o.Topics = sns.New(known, func(s *sns.Options) { s.HTTPClient = &attempts{frozen(known.HTTPClient), attemptTime} })
+		o.Topics = sns.New(known, func(s *sns.Options) { s.HTTPClient = &attempts{frozen(known.HTTPClient), one} })
 	}
-	wait := o.PollWait
+	most := o.PollWait + one
 	return func(s *sqs.Options) {
-		s.HTTPClient = &attempts{plain, wait + attemptTime}
+		s.HTTPClient = &attempts{plain, most}
 		s.RetryMaxAttempts = 1 // the poller asks again, and tells of it
 	}
 }

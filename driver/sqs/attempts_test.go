@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,11 +18,14 @@ import (
 // A server that falls silent: what it has accepted until then passes nothing any
 // more, and what comes later works.
 type silentServer struct {
+	mu      sync.Mutex
 	dialled int
 	silent  []chan struct{} // closed: that connection passes nothing
 }
 
 func (s *silentServer) hush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, c := range s.silent {
 		close(c)
 	}
@@ -31,10 +35,12 @@ func (s *silentServer) hush() {
 // transport dials the server's handler.
 func (s *silentServer) transport(handler http.Handler) *http.Transport {
 	return &http.Transport{MaxIdleConnsPerHost: 10, DialContext: func(context.Context, string, string) (net.Conn, error) {
-		s.dialled++
 		ours, theirs := net.Pipe()
 		silent := make(chan struct{})
+		s.mu.Lock()
+		s.dialled++
 		s.silent = append(s.silent, silent)
+		s.mu.Unlock()
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			select {
 			case <-silent:
@@ -73,7 +79,7 @@ func TestConnectionsThatDieWithoutAWordCostOneAttempt(t *testing.T) {
 			_, _ = io.WriteString(w, `{"QueueUrls":[]}`)
 		}))
 		defer transport.CloseIdleConnections()
-		options := Options{PollWait: time.Second, Client: sqs.New(sqs.Options{
+		options := Options{PollWait: time.Second, RequestTimeout: 5 * time.Second, Client: sqs.New(sqs.Options{
 			Region: "us-east-1", BaseEndpoint: aws.String("http://sqs.test"), Credentials: credentials.NewStaticCredentialsProvider("test", "test", ""),
 			HTTPClient: &http.Client{Transport: transport},
 		})}
@@ -100,9 +106,11 @@ func TestConnectionsThatDieWithoutAWordCostOneAttempt(t *testing.T) {
 			t.Fatalf("a call over a dead connection: %v", err)
 		}
 		// One attempt, and the pause that the SDK makes before the next: a second at most.
-		if took := time.Since(began); took < attemptTime || took > attemptTime+time.Second {
-			t.Errorf("it took %v with %d dead connections, want one attempt of %v", took, open, attemptTime)
+		if took := time.Since(began); took < options.RequestTimeout || took > options.RequestTimeout+time.Second {
+			t.Errorf("it took %v with %d dead connections, want one attempt of %v", took, open, options.RequestTimeout)
 		}
+		server.mu.Lock()
+		defer server.mu.Unlock()
 		if server.dialled != open+1 {
 			t.Errorf("%d connections were made, want %d", server.dialled, open+1)
 		}

@@ -30,8 +30,7 @@ const (
 // Options configures a driver.
 type Options struct {
 	// Client reaches SQS; sqs.NewFromConfig makes one. Needed. The driver works with
-	// a copy of it, and of Topics, whose attempts end after five seconds without an
-	// answer (a poll's after PollWait and five seconds).
+	// a copy of it, and of Topics, whose attempts end after RequestTimeout.
 	Client *sqs.Client
 
 	// Topics reaches SNS. With it a channel is a topic, and each subscription
@@ -64,6 +63,12 @@ type Options struct {
 	// in .fifo is one whatever Options.FIFO says.
 	QueueURL QueueURLResolver
 
+	// RequestTimeout is how long one attempt of a request may take, and a poll's
+	// PollWait and this long: SQS answers within a fraction of a second, and what takes
+	// longer goes over a connection that has died without a word. The SDK bounds
+	// nothing there but dialling. Defaults to 10 seconds.
+	RequestTimeout time.Duration
+
 	// UnhandledGrace is how long a message whose type no release of a subscription
 	// here handles is given back before it is a dead letter (on a queue of your own)
 	// or ignored (on the channel's). Defaults to 10 minutes; negative is none.
@@ -79,6 +84,7 @@ func (o Options) withDefaults() Options {
 	o.MaxEvents = cmp.Or(o.MaxEvents, 1000)
 	o.PollWait = cmp.Or(o.PollWait, 5*time.Second)
 	o.Pollers = cmp.Or(o.Pollers, 4)
+	o.RequestTimeout = cmp.Or(o.RequestTimeout, 10*time.Second)
 	o.UnhandledGrace = cmp.Or(o.UnhandledGrace, 10*time.Minute)
 	o.VisibilityTimeout = cmp.Or(o.VisibilityTimeout, 30*time.Second)
 	return o
@@ -108,6 +114,9 @@ func (o Options) check() error {
 	}
 	if o.VisibilityTimeout < time.Second || o.VisibilityTimeout > longest || o.VisibilityTimeout%time.Second != 0 {
 		complain("Options.VisibilityTimeout is %v: whole seconds from 1 to 12 hours", o.VisibilityTimeout)
+	}
+	if o.RequestTimeout < 0 {
+		complain("Options.RequestTimeout is %v: it must be positive", o.RequestTimeout)
 	}
 	if o.Provision != ProvisionMissing && o.Provision != ProvisionNever {
 		complain("Options.Provision is %d: ProvisionMissing or ProvisionNever", o.Provision)

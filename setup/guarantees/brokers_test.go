@@ -99,10 +99,14 @@ var onSQS = brokerWorld(faults.World{
 })
 
 func newQueues(place faults.Place) (driver.Driver, error) {
-	return sqs.New(sqs.Options{
+	o := sqs.Options{
 		Client: sqsClient(through(place.Broker, place.BrokerLine)), Namespace: strings.ReplaceAll(place.Namespace, "_", "-"), FIFO: true,
 		VisibilityTimeout: cmp.Or(place.Lease, sessionTimeout), PollWait: time.Second,
-	})
+	}
+	if place.BrokerLine != "" { // a silence is found within a time that goes with the short leases
+		o.RequestTimeout = 5 * time.Second
+	}
+	return sqs.New(o)
 }
 
 func sqsClient(url string) *awssqs.Client {
