@@ -99,8 +99,9 @@ func (d *Driver) Subscribe(ctx context.Context, subscription driver.Subscription
 	if subscription.StartAt.Mode == driver.StartUnset {
 		return nil, fmt.Errorf("sqldb: subscription %s: driver %s has history: say where a new subscription begins (StartAt)", subscription.Name, d.options.Name)
 	}
-	if _, err := calls.Within(ctx, publishTime, func(ctx context.Context) ([]string, error) {
-		return d.options.Log.Begin(ctx, subscription.Name, subscription.Channels, subscription.StartAt)
+	if err := insist(ctx, func(ctx context.Context) error {
+		_, err := d.options.Log.Begin(ctx, subscription.Name, subscription.Channels, subscription.StartAt)
+		return err
 	}); err != nil {
 		return nil, fmt.Errorf("sqldb: subscription %s: %w", subscription.Name, err)
 	}

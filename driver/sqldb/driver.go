@@ -124,10 +124,30 @@ func (d *Driver) Check(ctx context.Context) error {
 	if d.isClosed() {
 		return driver.ErrClosed
 	}
-	if err := calls.DoWithin(ctx, publishTime, d.options.Log.Check); err != nil {
+	if err := insist(ctx, d.options.Log.Check); err != nil {
 		return fmt.Errorf("sqldb: %s: %w", d.options.Name, err)
 	}
 	return nil
+}
+
+// What a start needs of the database is asked until there is an answer, for startTime
+// in all: an attempt that had none in startAttempt went over a connection that has died
+// without a word, and the next one has another.
+const (
+	startTime    = 15 * time.Second
+	startAttempt = 4 * time.Second
+)
+
+func insist(ctx context.Context, ask func(ctx context.Context) error) error {
+	whole, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for {
+		began := time.Now()
+		err := calls.DoWithin(whole, startAttempt, ask)
+		if err == nil || whole.Err() != nil || time.Since(began) < startAttempt {
+			return err
+		}
+	}
 }
 
 // Close implements [driver.Driver].

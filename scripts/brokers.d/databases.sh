@@ -70,7 +70,7 @@ postgres_start() {
 		(cd / && "${command[@]}") >"$state/log/postgres-initdb.log" 2>&1 9>&- || fail "initdb failed (see $state/log/postgres-initdb.log)"
 	fi
 	mapfile -t command < <(as_user postgres "$programs/postgres" -D "$folder/data" -p "$postgres_port" -c listen_addresses=127.0.0.1 \
-		-c unix_socket_directories= -c wal_level=logical -c fsync=off -c max_connections=300 -c "tidings.mark=$(process_mark postgres)")
+		-c unix_socket_directories= -c wal_level=logical -c fsync=off -c max_connections=800 -c "tidings.mark=$(process_mark postgres)")
 	(cd / && start_process postgres "${command[@]}")
 	database_up postgres
 }

@@ -6,63 +6,111 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidings-go/tidings/store/internal/sqlstore"
 )
 
-// runner is what a pool and a transaction of pgx have in common.
-type runner interface {
-	Exec(ctx context.Context, statement string, arguments ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, statement string, arguments ...any) (pgx.Rows, error)
+// A connection whose call had no answer in its time is closed by pgx in its own time:
+// it tells the server, and waits up to 15 seconds for the other side to close too.
+// That long it counts in its pool, and a pool of which all connections have died
+// without a word is full of them. So whatever is called here hangs up when it is done
+// with a connection that pgx has given up.
+
+// hangUp ends a connection that pgx has given up. It may be called at any time, and
+// twice.
+func hangUp(c *pgx.Conn) {
+	if c != nil && c.IsClosed() {
+		_ = c.PgConn().Conn().Close() // it is of no use whatever this says
+	}
 }
 
-type poolExecutor struct{ runner runner }
+func release(c *pgxpool.Conn) {
+	hangUp(c.Conn())
+	c.Release()
+}
 
-func (e poolExecutor) Exec(ctx context.Context, statement string, arguments ...any) (int64, error) {
-	tag, err := e.runner.Exec(ctx, statement, arguments...)
+type poolDatabase struct{ pool *pgxpool.Pool }
+
+func (d poolDatabase) Ping(ctx context.Context) error {
+	c, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release(c)
+	return c.Ping(ctx)
+}
+
+func (d poolDatabase) Exec(ctx context.Context, statement string, arguments ...any) (int64, error) {
+	c, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release(c)
+	tag, err := c.Exec(ctx, statement, arguments...)
 	return tag.RowsAffected(), err
 }
 
-func (e poolExecutor) Query(ctx context.Context, statement string, arguments ...any) (sqlstore.Rows, error) {
-	rows, err := e.runner.Query(ctx, statement, arguments...)
+func (d poolDatabase) Query(ctx context.Context, statement string, arguments ...any) (sqlstore.Rows, error) {
+	c, err := d.pool.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return poolRows{rows}, nil
+	rows, err := c.Query(ctx, statement, arguments...)
+	if err != nil {
+		release(c)
+		return nil, err
+	}
+	return &poolRows{rows, c}, nil
 }
-
-type poolRows struct{ pgx.Rows }
-
-func (r poolRows) Close() error {
-	r.Rows.Close()
-	return r.Err()
-}
-
-type poolDatabase struct {
-	poolExecutor
-	pool *pgxpool.Pool
-}
-
-func (d poolDatabase) Ping(ctx context.Context) error { return d.pool.Ping(ctx) }
 
 func (d poolDatabase) Begin(ctx context.Context) (sqlstore.Transaction, error) {
 	tx, err := d.pool.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return poolTransaction{poolExecutor{tx}, tx}, nil
+	return poolTransaction{transactionExecutor{tx}}, nil
 }
 
-type poolTransaction struct {
-	poolExecutor
-	tx pgx.Tx
+// poolRows give their connection back when they are closed.
+type poolRows struct {
+	pgx.Rows
+	connection *pgxpool.Conn
 }
 
-func (t poolTransaction) Commit(ctx context.Context) error { return t.tx.Commit(ctx) }
+func (r *poolRows) Close() error {
+	r.Rows.Close()
+	if r.connection != nil {
+		release(r.connection)
+		r.connection = nil
+	}
+	return r.Err()
+}
+
+type transactionExecutor struct{ tx pgx.Tx }
+
+func (e transactionExecutor) Exec(ctx context.Context, statement string, arguments ...any) (int64, error) {
+	tag, err := e.tx.Exec(ctx, statement, arguments...)
+	return tag.RowsAffected(), err
+}
+
+func (e transactionExecutor) Query(ctx context.Context, statement string, arguments ...any) (sqlstore.Rows, error) {
+	rows, err := e.tx.Query(ctx, statement, arguments...)
+	if err != nil {
+		return nil, err
+	}
+	return &poolRows{Rows: rows}, nil
+}
+
+type poolTransaction struct{ transactionExecutor }
+
+func (t poolTransaction) Commit(ctx context.Context) error {
+	defer hangUp(t.tx.Conn())
+	return t.tx.Commit(ctx)
+}
 
 func (t poolTransaction) Rollback(ctx context.Context) error {
+	defer hangUp(t.tx.Conn())
 	if err := t.tx.Rollback(ctx); !errors.Is(err, pgx.ErrTxClosed) {
 		return err
 	}
@@ -76,7 +124,7 @@ func sweep(pool *pgxpool.Pool) func(ctx context.Context) {
 		var asked sync.WaitGroup
 		for _, connection := range pool.AcquireAllIdle(ctx) {
 			asked.Go(func() {
-				defer connection.Release()
+				defer release(connection)
 				_ = connection.Ping(ctx) // a failure closes it
 			})
 		}

@@ -72,14 +72,14 @@ func New(pool *pgxpool.Pool, options *Options) (*Store[pgx.Tx], error) {
 		return nil, errors.New("postgres: the pool is nil")
 	}
 	settings := sqlstore.Settings[pgx.Tx]{
-		Database:    poolDatabase{poolExecutor{pool}, pool},
-		Transaction: func(tx pgx.Tx) sqlstore.Executor { return poolExecutor{tx} },
+		Database:    poolDatabase{pool},
+		Transaction: func(tx pgx.Tx) sqlstore.Executor { return transactionExecutor{tx} },
 		Begin: func(ctx context.Context) (pgx.Tx, func(context.Context) error, func(context.Context) error, error) {
 			tx, err := pool.Begin(ctx)
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			return tx, tx.Commit, tx.Rollback, nil
+			return tx, poolTransaction{transactionExecutor{tx}}.Commit, poolTransaction{transactionExecutor{tx}}.Rollback, nil
 		},
 		Sweep: sweep(pool),
 	}

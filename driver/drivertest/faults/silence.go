@@ -333,9 +333,7 @@ func (s *silent) starting() {
 		from = s.restore(started...)
 	}
 	for n, p := range started {
-		if s.Dead {
-			s.Wait(s.limit(), func() bool { return p.Gone() || s.isHealthy(p) })
-		}
+		s.Wait(s.limit(), func() bool { return p.Gone() || s.isHealthy(p) })
 		if p.Gone() { // with a clear error; whoever runs it starts it again
 			s.verdict.Note = "a start ended with an error and was repeated"
 			s.Logf("%s ended: %v\n%s", p.Process, p.command.ProcessState, p.Output())
