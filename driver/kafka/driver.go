@@ -74,7 +74,7 @@ func New(options Options) (*Driver, error) {
 		kgo.ProducerBatchCompression(kgo.NoCompression()),
 		kgo.ProducerBatchMaxBytesFn(d.batchLimit),
 		kgo.UnknownTopicRetries(5),
-		kgo.ProduceRequestTimeout(5*time.Second), // how long a broker waits for its replicas
+		kgo.ProduceRequestTimeout(d.options.requestTime()), // how long a broker waits for its replicas
 	)...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: Options: %w", err)
@@ -94,8 +94,8 @@ func (d *Driver) clientOptions(more ...kgo.Opt) []kgo.Opt {
 		kgo.RetryBackoffFn(backoff),
 		// A broker that falls silent is noticed well within the session timeout: the
 		// client's own times are twice these, and add up.
-		kgo.DialTimeout(5 * time.Second),
-		kgo.RequestTimeoutOverhead(5 * time.Second),
+		kgo.DialTimeout(o.requestTime()),
+		kgo.RequestTimeoutOverhead(o.requestTime()),
 	}
 	if o.TLS != nil {
 		options = append(options, kgo.DialTLSConfig(o.TLS))

@@ -240,6 +240,13 @@ func (o *Options) validate() error {
 	return errors.Join(errs...)
 }
 
+// requestTime is how long a broker may take to answer a request that waits for nothing:
+// five seconds, and less where the session is short, so that a broker that falls silent
+// is noticed while the session lasts.
+func (o Options) requestTime() time.Duration {
+	return min(max(o.SessionTimeout/3, 2*time.Second), 5*time.Second)
+}
+
 func (o Options) withDefaults() Options {
 	o.Brokers = slices.Clone(o.Brokers)
 	if o.TLS != nil {

@@ -95,7 +95,7 @@ func NewSQL(db *sql.DB, options *Options) (*Store[*sql.Tx], error) {
 		return nil, errors.New("postgres: the database is nil")
 	}
 	settings := sqlstore.Settings[*sql.Tx]{
-		Database:    sqlstore.SQLDatabase(db, nil),
+		Database:    sqlstore.SQLDatabaseBeginning(db, beginShort),
 		Transaction: func(tx *sql.Tx) sqlstore.Executor { return sqlstore.SQLTransaction(tx) },
 		Begin:       sqlstore.BeginSQL(db),
 		Sweep:       sqlstore.SweepSQL(db),

@@ -6,6 +6,7 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 )
 
 // Executor runs statements: a pool, a connection or a transaction of any
@@ -125,4 +126,88 @@ func (t sqlTransaction) Rollback(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// SQLDatabaseBeginning is [SQLDatabase] with a statement of its own that begins a
+// transaction, without arguments. Such a transaction commits with a context, which
+// database/sql's does not.
+func SQLDatabaseBeginning(db *sql.DB, begin string) Database {
+	return beginningDatabase{sqlDatabase{sqlExecutor{db}, db, nil}, begin}
+}
+
+type beginningDatabase struct {
+	sqlDatabase
+	begin string
+}
+
+func (d beginningDatabase) Begin(ctx context.Context) (Transaction, error) {
+	connection, err := d.db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tx := &connectionTransaction{sqlExecutor: sqlExecutor{connection}, connection: connection}
+	if _, err := connection.ExecContext(ctx, d.begin); err != nil {
+		tx.discard()
+		return nil, err
+	}
+	return tx, nil
+}
+
+// connectionTransaction is a transaction on a connection of a pool, which it gives back
+// when it ends.
+type connectionTransaction struct {
+	sqlExecutor
+	connection *sql.Conn
+	over       bool
+	failed     bool // a statement
+}
+
+func (t *connectionTransaction) Exec(ctx context.Context, statement string, arguments ...any) (int64, error) {
+	n, err := t.sqlExecutor.Exec(ctx, statement, arguments...)
+	t.failed = t.failed || err != nil
+	return n, err
+}
+
+func (t *connectionTransaction) Query(ctx context.Context, statement string, arguments ...any) (Rows, error) {
+	rows, err := t.sqlExecutor.Query(ctx, statement, arguments...)
+	t.failed = t.failed || err != nil
+	return rows, err
+}
+
+// Commit commits. The server answers COMMIT of a transaction in which a statement has
+// failed as if all were well, and rolls it back: so one more is asked before.
+func (t *connectionTransaction) Commit(ctx context.Context) error {
+	if t.failed && !t.over {
+		if _, err := t.connection.ExecContext(ctx, "SELECT 1"); err != nil {
+			_ = t.Rollback(ctx)
+			return err
+		}
+	}
+	return t.end(ctx, "COMMIT")
+}
+
+func (t *connectionTransaction) Rollback(ctx context.Context) error {
+	if t.over {
+		return nil
+	}
+	return t.end(ctx, "ROLLBACK")
+}
+
+// end runs the last statement. A connection on which that failed does not come back:
+// the transaction may be open there.
+func (t *connectionTransaction) end(ctx context.Context, statement string) error {
+	if t.over {
+		return sql.ErrTxDone
+	}
+	t.over = true
+	if _, err := t.connection.ExecContext(ctx, statement); err != nil {
+		t.discard()
+		return err
+	}
+	return t.connection.Close()
+}
+
+func (t *connectionTransaction) discard() {
+	_ = t.connection.Raw(func(any) error { return driver.ErrBadConn })
+	_ = t.connection.Close()
 }
