@@ -135,7 +135,7 @@ func (d *Driver) Check(ctx context.Context) error {
 // without a word, and the next one has another.
 const (
 	startTime    = 15 * time.Second
-	startAttempt = 4 * time.Second
+	startAttempt = 3 * time.Second
 )
 
 func insist(ctx context.Context, ask func(ctx context.Context) error) error {

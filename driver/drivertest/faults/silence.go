@@ -258,7 +258,7 @@ func (s *silent) working() {
 	since := s.hush(hit...)
 	from := since
 	switch {
-	case s.Dead && s.All:
+	case s.Dead && (s.All || len(instances) == 1):
 		s.unready(since, instances...)
 		from = s.restore(hit...)
 		s.recovers(from)
