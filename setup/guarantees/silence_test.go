@@ -25,7 +25,7 @@ import (
 	"github.com/tidings-go/tidings/setup"
 )
 
-var everySilence = flag.Bool("silences", false, "every silence of every server, and not only some of PostgreSQL and Redis")
+var everySilence = flag.Bool("silences", false, "every silence of every server, and not only some")
 
 // TestSilence lets each server fall silent, without a word, while instances start,
 // work and stop: nothing is lost, doubled or out of order, what stands still goes on
@@ -61,8 +61,8 @@ func silences(n int, silent *faults.Silent) (some []faults.Silence) {
 	}
 	if *everySilence {
 		some = faults.Silences()
-	} else if silent.Name != onPostgresWorld.Name && silent.Name != onStreams.Name {
-		return nil // the long form has the others
+	} else if silent.Name != onPostgresWorld.Name && silent.Name != onStreams.Name { // the long form has all of the others
+		return []faults.Silence{{During: faults.Working, All: true, Dead: n%2 == 0, Direction: directions[n%3]}}
 	}
 	switch {
 	case silent.AtMostOnce:
