@@ -349,7 +349,7 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 	returned := false
 	defer func() {
 		if !returned { // the handler ended the goroutine: nobody else will go on
-			v = s.outcome(i, errGoexit)
+			v = s.outcome(i, take(errGoexit))
 		}
 		s.mu.Lock()
 		s.end(i)

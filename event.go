@@ -254,7 +254,10 @@ func (r *typedRecord[P]) digest() uint64 {
 	return r.definition.payload.digest(reflect.ValueOf(&r.payload).Elem())
 }
 
-func (r *typedRecord[P]) marshal() ([]byte, error) { return json.Marshal(&r.payload) }
+func (r *typedRecord[P]) marshal() (raw []byte, err error) {
+	defer recoverInto(&err) // text types are the application's code
+	return json.Marshal(&r.payload)
+}
 
 // The wire has four digits for the year.
 const (

@@ -1,7 +1,6 @@
 package tidings
 
 import (
-	"errors"
 	"time"
 
 	"github.com/tidings-go/tidings/driver"
@@ -43,24 +42,28 @@ type guardOutcome struct {
 	failed bool
 }
 
-// blames reports whether a failure may be an outage's: one that the handler
-// calls permanent is the event's own.
-func blames(err error) bool {
-	_, permanent := errors.AsType[*permanentError](err)
-	return !permanent && !errors.Is(err, ErrCrashed)
-}
-
-// learn gives the guard an outcome. It reports whether the attempt counts: a
-// failure does not while the guard is closed.
-func (s *subscription) learn(i *item, failed bool) (counts bool) {
-	if s.options.WithoutGuard || s.options.OnExhausted == Block || !failed && !s.failing.Load() {
+// learn gives the breaker an outcome. It reports whether an attempt counts: a failure
+// does not while the breaker has tripped. Only failures of live events can trip it: many
+// parked events and letters fail where nothing is away. What the handler calls permanent,
+// and what ends its process, is the event's own.
+func (s *subscription) learn(i *item, e ending, failed *failure) (counts bool) {
+	if s.options.WithoutGuard || s.options.OnExhausted == Block || e != endHandled && e != endFailed && e != endLater {
 		return true
 	}
+	if e == endHandled && !s.failing.Load() {
+		return true
+	}
+	if e != endHandled && i.standing() != liveEvent {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return !s.guard.closed
+	}
+	succeeded := e == endHandled
 	s.failing.Store(true)
 	s.mu.Lock()
 	g := &s.guard
 	now := s.bus.clock.Now()
-	if !failed {
+	if succeeded {
 		opened, since := g.closed, g.since
 		if g.closed {
 			*g = guard{}
@@ -91,7 +94,7 @@ func (s *subscription) learn(i *item, failed bool) (counts bool) {
 	}
 	s.mu.Unlock()
 	if closes {
-		s.observe(Observation{Kind: GuardClosed, Count: guardFailures, Err: i.failure})
+		s.observe(Observation{Kind: GuardClosed, Count: guardFailures, Err: failed})
 	}
 	return counts
 }

@@ -3,7 +3,6 @@ package tidings
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"runtime/debug"
@@ -377,8 +376,8 @@ func (i *item) deadLetter(now time.Time) driver.DeadLetter {
 	}
 	if i.failure != nil {
 		letter.Err = bounded(i.failure.Error())
-		if p, ok := errors.AsType[*PanicError](i.failure); ok {
-			letter.Stack = bounded(p.Stack)
+		if failed, ok := i.failure.(*failure); ok { //nolint:errorlint // what it wraps is the application's
+			letter.Stack = bounded(failed.stack)
 		}
 	}
 	return letter

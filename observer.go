@@ -233,10 +233,63 @@ func (o *observers) observe(ctx context.Context, observation Observation) {
 // observeOne keeps an observer's panic from the engine, whose lanes and slots
 // must stay in order.
 func observeOne(ctx context.Context, observer Observer, observation Observation) {
-	defer func() {
-		if value := recover(); value != nil {
-			slog.ErrorContext(ctx, "tidings: an observer panicked", "observer", fmt.Sprintf("%T", observer), "panic", fmt.Sprint(value))
-		}
-	}()
+	defer observerPanicked(observer)
 	observer.Observe(ctx, observation)
+}
+
+// observerPanicked, deferred, keeps a panic of an observer from the engine and from
+// publishers, and says so: what an observer does wrong is no event's fault.
+func observerPanicked(observer any) {
+	if value := recover(); value != nil {
+		slog.Error("tidings: an observer panicked", "observer", fmt.Sprintf("%T", observer), "panic", fmt.Sprint(value))
+	}
+}
+
+// span is what observers do around a publish or an attempt: their ends, first to last.
+type span []func(error)
+
+// end calls the ends, last to first. The error is one whose text was taken, or nil.
+func (s span) end(err error) {
+	for n := len(s) - 1; n >= 0; n-- {
+		endOne(s[n], err)
+	}
+}
+
+func endOne(end func(error), err error) {
+	defer observerPanicked(end)
+	end(err)
+}
+
+// beginPublish lets the observers of publishes begin.
+func (o *observers) beginPublish(ctx context.Context, p *Publication) (context.Context, span) {
+	var ends span
+	for _, observer := range o.publish {
+		ctx = ends.begin(ctx, observer, func(ctx context.Context) (context.Context, func(error)) { return observer.ObservePublish(ctx, p) })
+	}
+	return ctx, ends
+}
+
+// beginProcess lets the observers of attempts begin.
+func (o *observers) beginProcess(ctx context.Context, event DomainEvent, headers driver.Headers) (context.Context, span) {
+	var ends span
+	for _, observer := range o.process {
+		ctx = ends.begin(ctx, observer, func(ctx context.Context) (context.Context, func(error)) {
+			return observer.ObserveProcess(ctx, event, headers)
+		})
+	}
+	return ctx, ends
+}
+
+// begin lets one observer begin. One that panics is left out.
+func (s *span) begin(ctx context.Context, observer any, observe func(context.Context) (context.Context, func(error))) (changed context.Context) {
+	changed = ctx
+	defer observerPanicked(observer)
+	next, end := observe(ctx)
+	if end != nil {
+		*s = append(*s, end)
+	}
+	if next != nil {
+		changed = next
+	}
+	return changed
 }

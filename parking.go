@@ -1,7 +1,6 @@
 package tidings
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -16,6 +15,10 @@ const heldAlarm = 5 * time.Minute
 // store where there is one, so that the broker's position goes on; else the
 // lane waits. It uses no attempt and is no poison: a newer handler reads it.
 func (s *subscription) holdItem(i *item) verdict {
+	if i.standing() == parkedHead {
+		i.observe(s.bus.values, Held, func(o *Observation) { o.Reason, o.Wait = i.reason, s.options.ParkBackoff.Max })
+		return verdict{wait: s.options.ParkBackoff.Max}
+	}
 	i.failure = i.whyHeld()
 	i.observe(s.bus.values, Held, func(o *Observation) { o.Reason, o.Err, o.Wait = i.reason, i.failure, heldAlarm })
 	if s.store != nil {
@@ -86,7 +89,12 @@ func (s *subscription) runParked(l *lane) (again bool) {
 		return false
 	}
 	s.mu.Unlock()
-	more, wait, err := s.tryParkedHead(l)
+	return s.tryParkedHead(l)
+}
+
+// afterParked moves a parked lane on after a try of its head: more says that the store
+// has more of it. It reports whether the lane is still running.
+func (s *subscription) afterParked(l *lane, more bool, wait time.Duration, err error) (again bool) {
 	s.mu.Lock()
 	if l.owner.given {
 		return s.unpark(l)
@@ -178,151 +186,79 @@ func (s *subscription) parkArrivals(l *lane) bool {
 	return true
 }
 
-// tryParkedHead makes one attempt with the oldest event of a parked lane. It
-// reports whether the store has more of the lane, and how long to wait before the
-// next attempt when this one failed.
-func (s *subscription) tryParkedHead(l *lane) (more bool, wait time.Duration, err error) {
+// tryParkedHead makes one attempt with the oldest event of a parked lane. It reports
+// whether the lane is still running.
+func (s *subscription) tryParkedHead(l *lane) (again bool) {
 	owner := l.owner
 	head, found, err := s.store.Head(s.bus.storing, s.parkingOf(owner), l.key)
-	if s.notOwned(owner, err) {
-		return true, s.options.Backoff.Initial, nil
-	}
-	if err != nil {
+	switch {
+	case s.notOwned(owner, err):
+		return s.afterParked(l, true, s.options.Backoff.Initial, nil)
+	case err != nil:
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
-		return false, 0, err
-	}
-	if !found {
-		return false, 0, nil
+		return s.afterParked(l, false, 0, err)
+	case !found:
+		return s.afterParked(l, false, 0, nil)
 	}
 	i := s.parkedItem(l, head)
 	s.mu.Lock()
 	i.source = owner
 	if owner.given {
 		s.mu.Unlock()
-		return true, time.Hour, nil
+		return s.afterParked(l, true, time.Hour, nil)
 	}
 	s.begin(i)
 	s.mu.Unlock()
-	returned := false
+	v, returned := verdict{wait: recordPoll}, false
 	defer func() {
+		if !returned { // the handler ended the goroutine: nobody else will go on
+			v = s.outcome(i, take(errGoexit))
+		}
+		more, wait, err := s.keepParked(l, i, &head, v)
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		s.end(i)
 		s.checkSource(owner)
-		if !returned { // runtime.Goexit
-			i.attempt.Swap(nil)
-			s.workers.Go(func() { s.letGo(i) })
-			l.parkedHead = nil
-			l.due = s.bus.clock.Now().Add(s.options.ParkBackoff.Initial)
-			s.makeWait(l, s.options.ParkBackoff.Initial, false)
+		s.mu.Unlock()
+		again = s.afterParked(l, more, wait, err)
+		if again && !returned {
+			s.mu.Lock()
+			s.makeReady(l)
+			s.mu.Unlock()
+			again = false
 		}
 	}()
-	done, wait := s.processParked(i)
+	if s.judgeParked(i) {
+		v = s.process(i, nil)
+	}
 	returned = true
-	if !done {
+	return
+}
+
+// keepParked tells the store of parked events what became of the head of a lane: it is
+// taken out, or stays with its attempts. It reports whether the store has more of the
+// lane, and how long to wait before the next try.
+func (s *subscription) keepParked(l *lane, i *item, head *driver.Parked, v verdict) (more bool, wait time.Duration, err error) {
+	if v.done {
+		l.parkedHead = nil
+		more, err = s.store.Remove(s.bus.storing, s.parkingOf(l.owner), l.key, head.ID)
+	} else {
+		more, wait = true, max(v.wait, time.Millisecond)
 		text := ""
 		if i.failure != nil {
 			text = i.failure.Error()
 		} else if i.attempts == head.Attempts { // it was not tried
-			return true, wait, nil
+			return more, wait, nil
 		}
-		err := s.store.Record(s.bus.storing, s.parkingOf(owner), l.key, head.ID, i.attempts, i.reasonToStay(head.Reason), text)
-		if !s.notOwned(owner, err) && err != nil {
-			s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
-		}
-		return true, wait, nil
+		err = s.store.Record(s.bus.storing, s.parkingOf(l.owner), l.key, head.ID, i.attempts, i.reasonToStay(head.Reason), text)
 	}
-	l.parkedHead = nil
-	more, err = s.store.Remove(s.bus.storing, s.parkingOf(owner), l.key, head.ID)
-	if s.notOwned(owner, err) {
-		return true, s.options.Backoff.Initial, nil
+	if s.notOwned(l.owner, err) {
+		return true, max(wait, s.options.Backoff.Initial), nil
 	}
 	if err != nil {
 		s.observe(Observation{Kind: StoreFailed, Err: fmt.Errorf("parked head: %w", err)})
-	}
-	return more, 0, err
-}
-
-// processParked is process for an event of the store: what would park it again
-// leaves it where it is.
-func (s *subscription) processParked(i *item) (done bool, wait time.Duration) {
-	if !s.judgeParked(i) {
-		return false, recordPoll
-	}
-	if i.stage == stageIgnored { // its reaction was taken away since
-		i.observe(s.bus.values, Ignored, nil)
-		return true, 0
-	}
-	if i.stage == stageFinish {
-		v := s.finishClaim(i)
-		return v.done, v.wait
-	}
-	if i.stage == stageHeld {
-		i.observe(s.bus.values, Held, func(o *Observation) { o.Reason, o.Wait = i.reason, s.options.ParkBackoff.Max })
-		return false, s.options.ParkBackoff.Max
-	}
-	if i.stage == stageDead {
-		v := s.buryItem(i)
-		return v.done, v.wait
-	}
-	if i.stage == stageAnnounce {
-		v := s.announce(i)
-		return v.done, v.wait
-	}
-	if v, fenced := s.fence(i); !fenced {
-		return v.done, v.wait
-	}
-	if v, claimed := s.claim(i); !claimed {
-		return v.done, v.wait
-	}
-	if s.tooLate(i) {
-		s.releaseClaim(i)
-		return false, s.options.ParkBackoff.Initial
-	}
-	if v, counted := s.count(i); !counted {
-		return v.done, v.wait
-	}
-	err := s.run(i, nil)
-	a := i.attempt.Swap(nil)
-	took := s.bus.clock.Now().Sub(a.started)
-	if err == nil {
-		if s.bus.observers.wants(Handled) {
-			i.observe(s.bus.values, Handled, func(o *Observation) { o.Attempt, o.Duration = a.number, took })
+		if !v.done {
+			err = nil // it stays where it is all the same
 		}
-		v := s.finishClaim(i)
-		return v.done, v.wait
 	}
-	if errors.Is(err, ErrDuplicate) && i.reaction.ownClaim {
-		if errors.Is(err, ErrDuplicateDiffers) {
-			i.observe(s.bus.values, DuplicateDiffers, nil)
-		}
-		i.observe(s.bus.values, Deduplicated, nil)
-		return true, 0
-	}
-	s.releaseClaim(i)
-	if errors.Is(err, ErrFenced) && i.fence > 0 {
-		s.unfence(i)
-	}
-	if errors.Is(err, ErrStopping) || errors.Is(err, ErrLost) || errors.Is(err, ErrFenced) && i.fence > 0 {
-		i.observe(s.bus.values, Discarded, func(o *Observation) { o.Attempt, o.Duration, o.Err = a.number, took, err })
-		return false, s.options.ParkBackoff.Initial
-	}
-	i.attempts++
-	i.failure = err
-	_, permanent := errors.AsType[*permanentError](err)
-	if i.reason == "undecodable" {
-		i.stage = stageDead
-		v := s.buryItem(i)
-		return v.done, v.wait
-	}
-	wait = s.options.Backoff.wait(i.attempts)
-	if permanent || i.attempts >= s.options.MaxAttempts {
-		wait = s.options.ParkBackoff.wait(max(i.attempts-s.options.MaxAttempts+1, 1))
-	}
-	if r, ok := errors.AsType[*retryError](err); ok {
-		wait = r.after
-	}
-	wait = max(wait, time.Millisecond)
-	i.observe(s.bus.values, Retried, func(o *Observation) { o.Attempt, o.Duration, o.Wait, o.Err = a.number, took, wait, err })
-	return false, wait
+	return more, wait, err
 }

@@ -330,12 +330,12 @@ func cloneNode(n *payloadNode, v reflect.Value) {
 	case textKind:
 		// Its memory is its own business, so it is copied the way it travels. A
 		// value that cannot be is refused by inspect before anyone sees it.
-		text, err := v.Addr().Interface().(encoding.TextMarshaler).MarshalText()
+		text, err := textOf(v)
 		if err != nil {
 			return
 		}
 		fresh := reflect.New(n.typ)
-		if fresh.Interface().(encoding.TextUnmarshaler).UnmarshalText(text) == nil {
+		if readText(fresh, text) == nil {
 			v.Set(fresh.Elem())
 		}
 	}
@@ -362,7 +362,7 @@ func inspectNode(n *payloadNode, v reflect.Value) (int, error) {
 		}
 	case textKind:
 		if n.typ.Kind() != reflect.Array { // an array of bytes, such as a UUID, cannot fail
-			text, err := v.Addr().Interface().(encoding.TextMarshaler).MarshalText()
+			text, err := textOf(v)
 			if err != nil {
 				return 0, fmt.Errorf("does not marshal: %w", err)
 			}
@@ -447,7 +447,7 @@ func digestNode(n *payloadNode, v reflect.Value, h *maphash.Hash) {
 		t := v.Addr().Interface().(*time.Time)
 		maphash.WriteComparable(h, t.UnixNano())
 	case textKind:
-		if text, err := v.Addr().Interface().(encoding.TextMarshaler).MarshalText(); err == nil {
+		if text, err := textOf(v); err == nil {
 			h.Write(text)
 		}
 		h.WriteByte(0xff)
@@ -495,4 +495,15 @@ func digestNode(n *payloadNode, v reflect.Value, h *maphash.Hash) {
 			maphash.WriteComparable(h, v.Bool())
 		}
 	}
+}
+
+// textOf and readText call methods of the application, whose panics are errors.
+func textOf(v reflect.Value) (text []byte, err error) {
+	defer recoverInto(&err)
+	return v.Addr().Interface().(encoding.TextMarshaler).MarshalText()
+}
+
+func readText(pointer reflect.Value, text []byte) (err error) {
+	defer recoverInto(&err)
+	return pointer.Interface().(encoding.TextUnmarshaler).UnmarshalText(text)
 }

@@ -10,8 +10,14 @@ import (
 	"github.com/tidings-go/tidings/driver"
 )
 
-// process does what the item's stage asks for. The lock is not held.
-func (s *subscription) process(i *item, t *tree) verdict {
+// process does what the item's stage asks for. The lock is not held. A store that
+// panics is one that does not answer.
+func (s *subscription) process(i *item, t *tree) (v verdict) {
+	defer func() {
+		if value := recover(); value != nil {
+			v = s.storeFailed(i, &PanicError{Value: value, Stack: string(debug.Stack())})
+		}
+	}()
 	if i.letter != nil {
 		return s.processLetter(i)
 	}
@@ -44,13 +50,13 @@ func (s *subscription) processEvent(i *item, t *tree) verdict {
 		return v
 	}
 	if s.tooLate(i) {
+		s.releaseClaim(i)
 		return verdict{wait: s.options.Backoff.Initial}
 	}
 	if v, counted := s.count(i); !counted {
 		return v
 	}
-	err := s.run(i, t)
-	return s.outcome(i, err)
+	return s.outcome(i, s.run(i, t))
 }
 
 // tooLate reports whether an item must not be started any more: its source was
@@ -92,8 +98,8 @@ func (s *subscription) claim(i *item) (verdict, bool) {
 	return s.weigh(i, answer.Crashes, answer.Alone)
 }
 
-// call runs one attempt of the handler.
-func (s *subscription) call(i *item, t *tree) (err error) {
+// call runs one attempt of the handler. It returns nil where that handled the event.
+func (s *subscription) call(i *item, t *tree) (failed *failure) {
 	clock := s.bus.clock
 	a := &i.firstAttempt
 	if a.item != nil {
@@ -119,142 +125,121 @@ func (s *subscription) call(i *item, t *tree) (err error) {
 	r, err := i.read()
 	if err != nil {
 		_ = a.finish()
-		i.reason = "undecodable"
-		return Permanent(fmt.Errorf("payload of version %d: %w", i.version, err))
+		i.reason = reasonUndecodable
+		return take(fmt.Errorf("payload of version %d: %w", i.version, err))
 	}
-	var ctx context.Context = a
-	var ends []func(error)
+	var ends span
 	returned := false
 	defer func() {
-		if !returned {
+		if !returned { // what was panicked with is no error's text, so this takes it safely
 			if value := recover(); value != nil {
-				err = &PanicError{Value: value, Stack: string(debug.Stack())}
+				failed = take(&PanicError{Value: value, Stack: string(debug.Stack())})
 			} else {
-				err = errGoexit
+				failed = take(errGoexit)
 			}
 		}
-		if cause := a.finish(); err != nil && cause != nil && !errors.Is(err, cause) {
-			err = fmt.Errorf("%w (%w)", err, cause)
+		cause := a.finish()
+		if failed == nil {
+			ends.end(nil)
+			return
 		}
-		for n := len(ends) - 1; n >= 0; n-- {
-			ends[n](err)
-		}
+		failed.because(cause)
+		ends.end(failed)
 	}()
-	for _, observer := range s.bus.observers.process {
-		next, end := observer.ObserveProcess(ctx, r.event(), i.headers)
-		if next != nil {
-			ctx = next
-		}
-		if end != nil {
-			ends = append(ends, end)
-		}
+	ctx, begun := s.bus.observers.beginProcess(a, r.event(), i.headers)
+	ends = begun
+	if err := i.reaction.handle(ctx, r); err != nil {
+		failed = take(err)
 	}
-	err = i.reaction.handle(ctx, r)
 	returned = true
-	return err
+	return failed
 }
 
-// outcome turns what the handler returned into a verdict.
-func (s *subscription) outcome(i *item, err error) verdict {
+// outcome carries out what is decided of an attempt: nil is that it handled the
+// event.
+func (s *subscription) outcome(i *item, failed *failure) verdict {
 	a := i.attempt.Swap(nil)
 	if a == nil { // a store ended the goroutine before there was an attempt
 		s.releaseClaim(i)
 		return verdict{wait: s.options.Backoff.Initial}
 	}
-	if err == nil {
-		if i.reaction.ownClaim {
-			s.bus.stores.handler(nil)
-		}
-		s.learn(i, false)
-		if s.bus.observers.wants(Handled) {
-			took := s.bus.clock.Now().Sub(a.started)
-			i.observe(s.bus.values, Handled, func(o *Observation) { o.Attempt, o.Duration = a.number, took })
-		}
-		return s.finishClaim(i)
+	e := endHandled
+	if failed != nil {
+		e = failed.ending(i)
 	}
-	took := s.bus.clock.Now().Sub(a.started)
-	if errors.Is(err, ErrDuplicate) && i.reaction.ownClaim {
-		if errors.Is(err, ErrDuplicateDiffers) {
-			i.observe(s.bus.values, DuplicateDiffers, nil)
-		}
-		i.observe(s.bus.values, Deduplicated, nil)
-		return verdict{done: true, settle: true}
+	if i.reaction.ownClaim {
+		s.tellStores(e, failed)
 	}
-	if errors.Is(err, ErrFenced) && i.fence > 0 {
-		s.unfence(i)
-		i.observe(s.bus.values, Discarded, func(o *Observation) { o.Attempt, o.Duration, o.Err = a.number, took, err })
-		return verdict{wait: s.options.Backoff.Initial}
-	}
-	if errors.Is(err, ErrLost) || errors.Is(err, ErrStopping) {
-		// The handler was told to stop, which says nothing about the event.
-		i.observe(s.bus.values, Discarded, func(o *Observation) { o.Attempt, o.Duration, o.Err = a.number, took, err })
-		s.releaseClaim(i)
-		return verdict{wait: s.options.Backoff.Initial}
-	}
-	if errors.Is(err, ErrUnavailable) && i.reaction.ownClaim {
-		// The handler was not reached: that says nothing about the event either.
-		s.bus.stores.handler(err)
-		s.releaseClaim(i)
-		return s.storeFailed(i, err)
-	}
-	i.failure = err
-	if i.letter == nil && blames(err) && !s.learn(i, true) {
-		wait := guardBackoff.Initial
-		i.observe(s.bus.values, Retried, func(o *Observation) {
-			o.Attempt, o.Duration, o.Wait, o.Err, o.Reason = a.number, took, wait, err, "guarded"
-		})
-		s.releaseClaim(i)
-		return verdict{wait: wait}
-	}
-	i.attempts++
-	_, permanent := errors.AsType[*permanentError](err)
-	permanent = permanent || errors.Is(err, ErrCrashed)
-	if permanent || i.attempts >= s.options.MaxAttempts {
-		if i.reason == "" {
-			switch {
-			case errors.Is(err, ErrCrashed):
-				i.reason = "crashed"
-			case permanent:
-				i.reason = "permanent"
-			default:
-				i.reason = "exhausted"
-			}
-		}
-		return s.exhausted(i, took)
-	}
-	wait := s.options.Backoff.wait(i.attempts)
-	if r, ok := errors.AsType[*retryError](err); ok {
-		wait = r.after
-	}
-	i.observe(s.bus.values, Retried, func(o *Observation) {
-		o.Attempt, o.Duration, o.Wait, o.Err = a.number, took, wait, err
-	})
-	s.releaseClaim(i)
-	return verdict{wait: wait}
+	return s.carryOut(i, s.decide(i, e, failed), failed, a.number, s.bus.clock.Now().Sub(a.started))
 }
 
-// exhausted carries out the subscription's policy.
-func (s *subscription) exhausted(i *item, took time.Duration) verdict {
-	policy := s.options.OnExhausted
-	if i.reason == "undecodable" || i.letter != nil {
-		policy = DeadLetter // no retry and no waiting makes it readable; and a retried letter is one still
+// decide asks [decide] with what is known of an item.
+func (s *subscription) decide(i *item, e ending, failed *failure) outcome {
+	return decide(question{
+		ending: e, standing: i.standing(), policy: s.options.OnExhausted,
+		last: i.attempts+1 >= s.options.MaxAttempts, outage: !s.learn(i, e, failed),
+	})
+}
+
+// standing is what an item is to its subscription.
+func (i *item) standing() standing {
+	switch {
+	case i.letter != nil:
+		return redrivenLetter
+	case i.stored:
+		return parkedHead
 	}
-	switch policy {
-	case Park:
+	return liveEvent
+}
+
+// carryOut does what is decided.
+func (s *subscription) carryOut(i *item, o outcome, failed *failure, attempt int, took time.Duration) verdict {
+	if o.counts {
+		i.attempts++
+		i.failure = failed
+	}
+	if o.act == actPark || o.act == actDeadLetter {
+		i.reason = o.reason
+	}
+	var given time.Duration
+	if failed != nil {
+		given = failed.after
+	}
+	wait := s.pauseOf(o, i.attempts, given)
+	if o.kind == Deduplicated && failed.has(ErrDuplicateDiffers) {
+		i.observe(s.bus.values, DuplicateDiffers, nil)
+	}
+	if o.kind != Parked && o.kind != DeadLettered { // those are told of when they are stored
+		i.observe(s.bus.values, o.kind, func(seen *Observation) {
+			seen.Attempt, seen.Duration, seen.Wait, seen.Reason = attempt, took, wait, o.reason
+			if failed != nil && o.act == actRetry {
+				seen.Err = failed
+			}
+		})
+	}
+	switch o.act {
+	case actSettle:
+		return s.finishClaim(i)
+	case actPark:
 		s.releaseClaim(i)
 		i.stage = stagePark
 		return s.parkItem(i)
-	case Block:
-		wait := s.options.Backoff.Max
-		i.observe(s.bus.values, Blocked, func(o *Observation) {
-			o.Attempt, o.Duration, o.Wait, o.Err, o.Reason = i.attempts, took, wait, i.failure, i.reason
-		})
-		i.reason = ""
-		s.releaseClaim(i)
-		return verdict{wait: wait, endless: true}
+	case actDeadLetter:
+		i.stage = stageDead
+		return s.buryItem(i)
 	}
-	i.stage = stageDead
-	return s.buryItem(i)
+	s.releaseClaim(i)
+	return verdict{wait: wait, endless: o.pause == pauseLongest}
+}
+
+// tellStores says how a handler with a transaction of its own found its store.
+func (s *subscription) tellStores(e ending, failed *failure) {
+	switch e {
+	case endHandled:
+		s.bus.stores.handler(nil)
+	case endUnavailable:
+		s.bus.stores.handler(failed)
+	}
 }
 
 // buryItem stores the dead letter; while that fails the lane holds.
@@ -300,7 +285,7 @@ func (s *subscription) releaseClaim(i *item) {
 
 // storeFailed holds the lane until a store answers; it uses no attempt.
 func (s *subscription) storeFailed(i *item, err error) verdict {
-	wait := s.options.Backoff.wait(3)
+	wait := s.pauseOf(decide(question{ending: endStore, standing: i.standing(), policy: s.options.OnExhausted}), i.attempts, 0)
 	i.observe(s.bus.values, StoreFailed, func(o *Observation) { o.Wait, o.Err = wait, err })
 	return verdict{wait: wait}
 }

@@ -330,19 +330,6 @@ func (b *Bus) encodeOne(m *driver.Message) error {
 
 func (b *Bus) observePublish(ctx context.Context, events []DomainEvent) (context.Context, func(error), []driver.Headers) {
 	p := &Publication{Events: events}
-	var ends []func(error)
-	for _, observer := range b.observers.publish {
-		next, end := observer.ObservePublish(ctx, p)
-		if next != nil {
-			ctx = next
-		}
-		if end != nil {
-			ends = append(ends, end)
-		}
-	}
-	return ctx, func(err error) {
-		for n := len(ends) - 1; n >= 0; n-- {
-			ends[n](err)
-		}
-	}, p.headers
+	ctx, ends := b.observers.beginPublish(ctx, p)
+	return ctx, ends.end, p.headers
 }

@@ -3,7 +3,6 @@ package tidings
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -378,20 +377,16 @@ func (s *subscription) weigh(i *item, crashes, alone int) (verdict, bool) {
 // of it. What is counted stays until the broker knows, so that it comes to the same
 // end if it is delivered again; when it is parked it begins anew.
 func (s *subscription) condemn(i *item, crashes, alone int) verdict {
-	i.attempts++
-	i.failure = fmt.Errorf("%w: it was started %d times and never finished, %d of them while the process handled nothing else", ErrCrashed, crashes, alone)
-	i.reason = "crashed"
+	failed := take(fmt.Errorf("%w: it was started %d times and never finished, %d of them while the process handled nothing else", ErrCrashed, crashes, alone))
 	i.suspected, i.suspicion = true, &suspicion{crashes: crashes}
-	if i.stored && i.letter == nil && s.options.OnExhausted != DeadLetter {
+	o := s.decide(i, endCrashed, failed)
+	if o.act == actRetry && i.standing() == parkedHead {
 		if v, forgotten := s.forgetStarts(i); !forgotten {
 			return v
 		}
 		i.suspicion, i.convicted = nil, true
-		wait := s.options.ParkBackoff.wait(i.attempts)
-		i.observe(s.bus.values, Retried, func(o *Observation) { o.Attempt, o.Wait, o.Err, o.Reason = i.attempts, wait, i.failure, i.reason })
-		return verdict{wait: wait}
 	}
-	v := s.exhausted(i, 0)
+	v := s.carryOut(i, o, failed, i.attempts+1, 0)
 	if v.done && i.stage == stagePark {
 		_, _ = s.forgetStarts(i) // else the parked event is given up once more, and then begins anew
 	}
@@ -401,11 +396,12 @@ func (s *subscription) condemn(i *item, crashes, alone int) verdict {
 // reasonToStay is why a parked event stays parked after an attempt, "" for the reason
 // that it had.
 func (i *item) reasonToStay(had string) string {
+	failed, _ := i.failure.(*failure) //nolint:errorlint // what it wraps is the application's
 	switch {
-	case errors.Is(i.failure, ErrCrashed):
-		return "crashed"
-	case i.failure != nil && had == "crashed":
-		return "exhausted" // it returned
+	case failed != nil && failed.has(ErrCrashed):
+		return reasonCrashed
+	case i.failure != nil && had == reasonCrashed:
+		return reasonExhausted // it returned
 	}
 	return ""
 }
@@ -431,7 +427,7 @@ const survivedTime = 10 * time.Second
 
 // run calls the handler. That it returned, in whatever way, says that the event does
 // not end the process.
-func (s *subscription) run(i *item, t *tree) error {
+func (s *subscription) run(i *item, t *tree) *failure {
 	defer func() {
 		i.suspicion = nil
 		if !i.counted {

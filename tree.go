@@ -164,7 +164,7 @@ func (s *subscription) runReserved(i *item, t *tree) {
 	returned := false
 	defer func() {
 		if !returned { // the handler ended the goroutine
-			v = s.outcome(i, errGoexit)
+			v = s.outcome(i, take(errGoexit))
 		}
 		s.mu.Lock()
 		s.end(i)
