@@ -262,7 +262,7 @@ func (s *subscription) work(l *lane) {
 		}
 	}()
 	for l != nil {
-		for n := 1; s.runHead(l, nil, n < laneBudget); n++ {
+		for n := 1; s.runHead(l, nil, nil, n < laneBudget); n++ {
 		}
 		s.mu.Lock()
 		if l = nil; !s.halted {
@@ -292,53 +292,22 @@ type verdict struct {
 	endless bool          // the wait ends only by a person or a new release
 }
 
-// runHead processes the head of a lane that the caller has made running. It
-// reports whether the lane is still running, with another head: so only with
-// more.
-func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
+// runHead processes the head of a lane: one that a worker has made running, or the one
+// that a Publish has reserved and runs in its own goroutine. It reports whether the
+// lane is still running, with another head: so only with more.
+func (s *subscription) runHead(l *lane, reserved *item, t *tree, more bool) (again bool) {
 	s.mu.Lock()
+	if reserved != nil && !s.enterLocked(l, reserved) {
+		s.mu.Unlock()
+		return false
+	}
 	if l.parked {
 		s.mu.Unlock()
 		return s.runParked(l)
 	}
-	if l.head != nil && l.head.source.given { // given up between two items
-		dropped := l.remove(func(i *item) bool { return i.source.given })
-		s.endLetters(dropped)
-		s.mu.Unlock()
-		s.releaseDropped(dropped)
-		s.mu.Lock()
-	}
-	i := l.head
-	if i == nil || i.source.given || s.halted { // revoked meanwhile, or the bus has stopped
-		if i != nil && !s.halted {
-			s.makeReady(l)
-		} else {
-			s.leave(l)
-		}
-		s.mu.Unlock()
-		return false
-	}
-	if i.source.owning {
-		l.blocked = true
-		s.makeWait(l, time.Hour, true) // until its parked events are known
-		s.mu.Unlock()
-		return false
-	}
-	if i.lacking() && !s.judge(i) {
-		s.awaitRecord(l)
-		s.mu.Unlock()
-		return false
-	}
-	wait := s.hold(l, i)
-	if wait == 0 {
-		wait = s.standBack(l, i)
-	}
-	if wait == 0 && i.stage != stageIgnored {
-		wait = s.throttle(l)
-	}
-	if wait > 0 {
-		s.unprobe(i)
-		s.makeWait(l, wait, true)
+	i := s.admitLocked(l)
+	if i == nil {
+		s.leaveSlotLocked(reserved)
 		s.mu.Unlock()
 		return false
 	}
@@ -354,6 +323,7 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 		s.mu.Lock()
 		s.end(i)
 		again = s.next(l, i, v, t, more && returned)
+		s.leaveSlotLocked(reserved)
 		finished := i.finished
 		s.mu.Unlock()
 		if finished {
@@ -363,6 +333,70 @@ func (s *subscription) runHead(l *lane, t *tree, more bool) (again bool) {
 	v = s.process(i, t)
 	returned = true
 	return
+}
+
+// enterLocked takes a slot for a Publish that comes for what it has reserved, when that
+// is still the head of its lane. Where no slot is free, workers run the lane.
+func (s *subscription) enterLocked(l *lane, reserved *item) bool {
+	if reserved.finished || l.state != laneReserved || l.head != reserved {
+		return false
+	}
+	if s.busy >= s.options.Concurrency || s.halted || l.parked || s.bus.suspects.alone.Load() != nil {
+		s.makeReady(l)
+		s.dispatch()
+		return false
+	}
+	s.setState(l, laneRunning)
+	s.busy++
+	return true
+}
+
+// leaveSlotLocked gives back the slot of a Publish; a worker goes on with its own.
+func (s *subscription) leaveSlotLocked(reserved *item) {
+	if reserved != nil {
+		s.freeSlot()
+	}
+}
+
+// admitLocked returns the head of a running lane if it may start now, or nil: then the
+// lane waits, or has ended.
+func (s *subscription) admitLocked(l *lane) *item {
+	if l.head != nil && l.head.source.given { // given up between two items
+		dropped := l.remove(func(i *item) bool { return i.source.given })
+		s.endLetters(dropped)
+		s.workers.Go(func() { s.releaseDropped(dropped) })
+	}
+	i := l.head
+	if i == nil || i.source.given || s.halted { // revoked meanwhile, or the bus has stopped
+		if i != nil && !s.halted {
+			s.makeReady(l)
+		} else {
+			s.leave(l)
+		}
+		return nil
+	}
+	if i.source.owning {
+		l.blocked = true
+		s.makeWait(l, time.Hour, true) // until its parked events are known
+		return nil
+	}
+	if i.lacking() && !s.judge(i) {
+		s.awaitRecord(l)
+		return nil
+	}
+	wait := s.hold(l, i)
+	if wait == 0 {
+		wait = s.standBack(l, i)
+	}
+	if wait == 0 && i.stage != stageIgnored {
+		wait = s.throttle(l)
+	}
+	if wait > 0 {
+		s.unprobe(i)
+		s.makeWait(l, wait, true)
+		return nil
+	}
+	return i
 }
 
 var errGoexit = errors.New("the handler ended its goroutine (runtime.Goexit, as t.FailNow does)")

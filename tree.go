@@ -140,45 +140,11 @@ func (b *Bus) handOverReserved() {
 	}
 }
 
-// runReserved processes an item in the publisher's goroutine when it is the
-// head of its lane and a slot is free; otherwise workers do. It is runHead with
-// the slot taken and freed under the same locks.
+// runReserved processes an item in the publisher's goroutine when it is the head of its
+// lane and a slot is free; otherwise workers do.
 func (s *subscription) runReserved(i *item, t *tree) {
-	s.mu.Lock()
-	l := i.lane
-	if i.finished || l.state != laneReserved || l.head != i {
-		s.mu.Unlock()
-		return
-	}
-	if s.busy >= s.options.Concurrency || s.halted || s.bus.suspects.alone.Load() != nil {
-		s.makeReady(l)
-		s.dispatch()
-		s.mu.Unlock()
-		return
-	}
-	s.setState(l, laneRunning)
-	s.busy++
-	s.begin(i)
-	s.mu.Unlock()
-	var v verdict
-	returned := false
-	defer func() {
-		if !returned { // the handler ended the goroutine
-			v = s.outcome(i, take(errGoexit))
-		}
-		s.mu.Lock()
-		s.end(i)
-		s.next(l, i, v, t, false)
-		s.freeSlot()
-		finished := i.finished
-		s.mu.Unlock()
-		if finished {
-			s.letGo(i)
-		}
-		t.flush(s)
-	}()
-	v = s.process(i, t)
-	returned = true
+	defer t.flush(s)
+	s.runHead(i.lane, i, t, false)
 }
 
 // handOver gives a reserved lane to the workers.
