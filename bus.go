@@ -1,9 +1,11 @@
 package tidings
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -57,7 +59,8 @@ type Bus struct {
 
 	mu            sync.Mutex
 	phase         phase
-	runPlace      string
+	begun         string // "Run at" or "Close at" and the place: nothing is declared after it
+	late          error  // what is too late then: ErrRunning or ErrClosed
 	subscriptions []*subscription
 	runners       []Runner
 	contracts     map[contractName]*definition
@@ -178,15 +181,16 @@ func (b *Bus) meet(d *definition) error {
 // at the latest. On a driver that is not durable it
 // finishes everything that was published, as long as the time allows, and
 // publishes for handlers only: any other Publish is [ErrClosed] from then on. It
-// returns nil after a clean end. A second call is [ErrRunning].
+// returns nil after a clean end. A second call is [ErrRunning], one after [Bus.Close]
+// is [ErrClosed].
 func (b *Bus) Run(ctx context.Context) error {
 	place := callerPlace(2)
 	b.mu.Lock()
 	if b.phase != phaseDeclaring {
 		defer b.mu.Unlock()
-		return fmt.Errorf("tidings: Run at %s after Run at %s: %w", place, b.runPlace, ErrRunning)
+		return fmt.Errorf("tidings: Run at %s after %s: %w", place, b.begun, b.late)
 	}
-	b.phase, b.runPlace = phaseRunning, place
+	b.phase, b.begun, b.late = phaseRunning, "Run at "+place, ErrRunning
 	b.values = context.WithoutCancel(ctx)
 	b.storing, b.stopStoring = context.WithCancel(b.values)
 	complaints := slices.Concat(b.complaints, b.requirements())
@@ -239,7 +243,7 @@ func (b *Bus) requirements() (errs []error) {
 	name, f := b.driver.Name(), b.features
 	for _, s := range b.subscriptions {
 		complain := func(format string, args ...any) {
-			errs = append(errs, fmt.Errorf("subscription %s: %w", s.name, fmt.Errorf(format, args...)))
+			errs = append(errs, s.complaint(format, args...))
 		}
 		if s.options.RequireDurable && !f.Durable {
 			complain("it says RequireDurable, and driver %s loses events with the process; use a durable driver (kafka, postgres, redis-streams, sqlite or sqs), or drop the requirement", name)
@@ -287,13 +291,18 @@ func (b *Bus) requirements() (errs []error) {
 	if !ok {
 		return errs
 	}
-	channels := map[string]string{}
-	for _, d := range b.contracts {
+	channels := map[string]*definition{}
+	definitions := slices.SortedFunc(maps.Values(b.contracts), func(a, b *definition) int {
+		return cmp.Or(cmp.Compare(a.channel, b.channel), cmp.Compare(a.eventType, b.eventType), cmp.Compare(a.version, b.version))
+	})
+	for _, d := range slices.CompactFunc(definitions, func(a, b *definition) bool { return a.channel == b.channel }) {
 		broker := namer.BrokerName(d.channel)
-		if other, taken := channels[broker]; taken && other != d.channel {
-			errs = append(errs, fmt.Errorf("channels %s and %s have the same name %s on driver %s: rename one with tidings.Channel", min(other, d.channel), max(other, d.channel), broker, name))
+		if other := channels[broker]; other == nil {
+			channels[broker] = d
+		} else {
+			errs = append(errs, fmt.Errorf("channels %s (%s at %s) and %s (%s at %s) have the same name %s on driver %s: rename one with tidings.Channel",
+				other.channel, other, other.place, d.channel, d, d.place, broker, name))
 		}
-		channels[broker] = d.channel
 	}
 	return errs
 }
@@ -590,12 +599,12 @@ func (b *Bus) Close(ctx context.Context) error {
 	switch b.phase {
 	case phaseRunning:
 		b.mu.Unlock()
-		return fmt.Errorf("tidings: close: end the context of Run at %s: %w", b.runPlace, ErrRunning)
+		return fmt.Errorf("tidings: close: end the context of %s: %w", b.begun, ErrRunning)
 	case phaseEnded:
 		b.mu.Unlock()
 		return nil
 	}
-	b.phase, b.runPlace = phaseEnded, callerPlace(2)
+	b.phase, b.begun, b.late = phaseEnded, "Close at "+callerPlace(2), ErrClosed
 	b.runErr = ErrClosed
 	b.mu.Unlock()
 	close(b.ready)

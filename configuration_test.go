@@ -3,6 +3,10 @@ package tidings_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,17 +23,17 @@ func TestRunMakesEveryComplaintAtOnce(t *testing.T) {
 	again := tidings.Define[p1]("a.b.c", 1, tidings.Once)
 	first := tidings.Define[p1]("a.b.c", 1, tidings.Once)
 	m := b.Module("billing")
-	_ = m.Subscribe("fine", nil, first.On(nothing))
-	_ = m.Subscribe("fine", nil, numberChosen.On(nothing))
-	_ = m.Subscribe("Not Fine", nil, numberChosen.On(nothing))
-	_ = m.Subscribe("no-reaction", nil)
-	_ = m.Subscribe("nil-handler", nil, numberChosen.On(nil))
-	_ = m.Subscribe("twice", nil, numberChosen.On(nothing), numberChosen.On(nothing))
-	_ = m.Subscribe("two-channels", nil, numberChosen.On(nothing), numberDoubled.On(nothing))
-	_ = m.Subscribe("defined-twice", nil, again.On(nothing))
-	_ = m.Subscribe("durable", &tidings.SubscribeOptions{RequireDurable: true, RequireDedup: true}, numberChosen.On(nothing))
-	_ = m.Subscribe("contradiction", &tidings.SubscribeOptions{RequireOrder: true, OnExhausted: tidings.DeadLetter}, numberChosen.On(nothing))
-	_ = m.Subscribe("numbers", &tidings.SubscribeOptions{Concurrency: -1, Backoff: tidings.Backoff{Initial: 5, Max: 1}}, numberChosen.On(nothing))
+	m.Subscribe("fine", nil, first.On(nothing))
+	m.Subscribe("fine", nil, numberChosen.On(nothing))
+	m.Subscribe("Not Fine", nil, numberChosen.On(nothing))
+	m.Subscribe("no-reaction", nil)
+	m.Subscribe("nil-handler", nil, numberChosen.On(nil))
+	m.Subscribe("twice", nil, numberChosen.On(nothing), numberChosen.On(nothing))
+	m.Subscribe("two-channels", nil, numberChosen.On(nothing), numberDoubled.On(nothing))
+	m.Subscribe("defined-twice", nil, again.On(nothing))
+	m.Subscribe("durable", &tidings.SubscribeOptions{RequireDurable: true, RequireDedup: true}, numberChosen.On(nothing))
+	m.Subscribe("contradiction", &tidings.SubscribeOptions{RequireOrder: true, OnExhausted: tidings.DeadLetter}, numberChosen.On(nothing))
+	m.Subscribe("numbers", &tidings.SubscribeOptions{Concurrency: -1, Backoff: tidings.Backoff{Initial: 5, Max: 1}}, numberChosen.On(nothing))
 	b.Module("Bad Module")
 	err := b.Run(t.Context())
 	var configuration *tidings.ConfigurationError
@@ -60,12 +64,146 @@ func TestRunMakesEveryComplaintAtOnce(t *testing.T) {
 	}
 }
 
+// nextLine is the place of the line after the call.
+func nextLine() string {
+	_, file, line, _ := runtime.Caller(1)
+	return fmt.Sprintf("%s/%s:%d", filepath.Base(filepath.Dir(file)), filepath.Base(file), line+1)
+}
+
+// untouched is a driver that counts what is asked of it. Two of its channels have
+// one name on its broker.
+type untouched struct {
+	*memory.Driver
+	checked, subscribed, closed int
+}
+
+func (d *untouched) BrokerName(channel string) string { return strings.ReplaceAll(channel, "_", "-") }
+func (d *untouched) Check(context.Context) error      { d.checked++; return nil }
+func (d *untouched) Subscribe(ctx context.Context, s driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
+	d.subscribed++
+	return d.Driver.Subscribe(ctx, s, sink)
+}
+
+func (d *untouched) Close(ctx context.Context) error {
+	d.closed++
+	return d.Driver.Close(ctx)
+}
+
+// neverRun is a runner that must not be started.
+type neverRun struct{ t *testing.T }
+
+func (r neverRun) Run(context.Context) error { r.t.Error("a runner was started"); return nil }
+
+// No mistake hides another: Run has those of every subscription, each with its
+// place, and with both places where two are at odds. Then it starts nothing.
+func TestRunReportsTheMistakesOfEverySubscriptionWithTheirPlaces(t *testing.T) {
+	d := &untouched{Driver: memory.New(nil)}
+	b := tidings.New(d, &tidings.Options{Logger: discard()})
+	if err := b.Add(neverRun{t}); err != nil {
+		t.Fatal(err)
+	}
+	m := b.Module("billing")
+	ledger := nextLine()
+	m.Subscribe("ledger", nil, numberChosen.On(nothing))
+	again := nextLine()
+	m.Subscribe("ledger", nil, numberChosen.On(nothing))
+	empty := nextLine()
+	m.Subscribe("empty", &tidings.SubscribeOptions{MaxAttempts: -1})
+	durable := nextLine()
+	m.Subscribe("durable", &tidings.SubscribeOptions{RequireDurable: true, FormerNames: []string{"old"}}, numberChosen.On(nothing))
+	heir := nextLine()
+	m.Subscribe("heir", &tidings.SubscribeOptions{FormerNames: []string{"old"}}, numberChosen.On(nothing))
+	dash := nextLine()
+	withDash := tidings.Define[numberPayload]("billing.a-b.c", 1, tidings.Once)
+	line := nextLine()
+	withLine := tidings.Define[numberPayload]("billing.a_b.c", 1, tidings.Once)
+	m.Subscribe("dash", nil, withDash.On(nothing))
+	m.Subscribe("line", nil, withLine.On(nothing))
+
+	err := b.Run(t.Context())
+	refused, ok := errors.AsType[*tidings.ConfigurationError](err)
+	if !ok {
+		t.Fatalf("Run: %v", err)
+	}
+	var said []string
+	for _, complaint := range refused.Complaints {
+		said = append(said, complaint.Error())
+	}
+	want := []string{
+		fmt.Sprintf("subscription billing.ledger at %s: the name is taken by the subscription at %s", again, ledger),
+		fmt.Sprintf("subscription billing.empty at %s: MaxAttempts is -1", empty),
+		fmt.Sprintf("subscription billing.empty at %s: it has no reaction", empty),
+		fmt.Sprintf("subscription billing.durable at %s: it says RequireDurable", durable),
+		fmt.Sprintf("subscription billing.heir at %s: its former name billing.old is a name of subscription billing.durable at %s", heir, durable),
+		fmt.Sprintf("channels billing.a-b.c (billing.a-b.c v1 at %s) and billing.a_b.c (billing.a_b.c v1 at %s) have the same name billing.a-b.c", dash, line),
+	}
+	if len(said) != len(want) {
+		t.Errorf("%d complaints, want %d:\n%v", len(said), len(want), err)
+	}
+	for _, beginning := range want {
+		if !slices.ContainsFunc(said, func(text string) bool { return strings.HasPrefix(text, beginning) }) {
+			t.Errorf("no complaint begins with %q:\n%v", beginning, err)
+		}
+		if !strings.Contains(err.Error(), beginning) {
+			t.Errorf("the text of Run's error does not have %q:\n%v", beginning, err)
+		}
+	}
+	if d.checked != 0 || d.subscribed != 0 || d.closed != 1 {
+		t.Errorf("the driver was checked %d, subscribed %d and closed %d times, want 0, 0 and 1", d.checked, d.subscribed, d.closed)
+	}
+	if ready := b.Ready(t.Context()); ready != err { //nolint:errorlint // it is the same value
+		t.Errorf("Ready: %v, want the error of Run", ready)
+	}
+}
+
+// A subscription that comes too late would never get an event. That is a
+// programmer's mistake: it panics with one sentence and changes nothing.
+func TestSubscribingTooLatePanics(t *testing.T) {
+	const declare = ": declare every subscription before Run"
+	for name, c := range map[string]struct {
+		prepare    func(t *testing.T, b *tidings.Bus)
+		after, end string
+	}{
+		"while it runs": {func(t *testing.T, b *tidings.Bus) { start(t, b) }, "after Run at ", declare},
+		"after Run":     {func(t *testing.T, b *tidings.Bus) { start(t, b)() }, "after Run at ", declare},
+		"after Run has refused": {func(t *testing.T, b *tidings.Bus) {
+			b.Module("numbers").Subscribe("empty", nil)
+			if b.Run(t.Context()) == nil {
+				t.Error("Run has no complaint")
+			}
+		}, "after Run at ", declare},
+		"after Close": {func(t *testing.T, b *tidings.Bus) {
+			if err := b.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}, "after Close at ", ": a closed bus does not run again, declare it on a new one"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := tidings.New(memory.New(nil), &tidings.Options{Logger: discard()})
+			c.prepare(t, b)
+			before := len(b.Subscriptions())
+			var thrown any
+			place := ""
+			func() {
+				defer func() { thrown = recover() }()
+				place = nextLine()
+				b.Module("numbers").Subscribe("late", nil, numberChosen.On(nothing))
+			}()
+			text, _ := thrown.(string)
+			if !strings.HasPrefix(text, "tidings: subscription numbers.late is declared at "+place+", "+c.after) || !strings.HasSuffix(text, c.end) ||
+				strings.Count(text, "_test.go:") != 2 || strings.Contains(text, "\n") {
+				t.Errorf("it panicked with %v", thrown)
+			}
+			if after := len(b.Subscriptions()); after != before {
+				t.Errorf("%d subscriptions, before %d", after, before)
+			}
+		})
+	}
+}
+
 func TestLifeCycleMistakes(t *testing.T) {
 	b := tidings.New(memory.New(nil), &tidings.Options{Logger: discard()})
 	stop := start(t, b)
-	if err := b.Module("numbers").Subscribe("late", nil, numberChosen.On(nothing)); !errors.Is(err, tidings.ErrRunning) || strings.Count(err.Error(), "_test.go:") != 2 {
-		t.Errorf("subscribing after Run: %v", err)
-	}
 	if err := b.Run(t.Context()); !errors.Is(err, tidings.ErrRunning) || strings.Count(err.Error(), "_test.go:") != 2 {
 		t.Errorf("Run twice: %v", err)
 	}
@@ -83,8 +221,8 @@ func TestLifeCycleMistakes(t *testing.T) {
 	if err := unused.Publish(t.Context(), numberChosen.New("a", numberPayload{})); !errors.Is(err, tidings.ErrClosed) {
 		t.Errorf("publish after Close: %v", err)
 	}
-	if err := unused.Run(t.Context()); err == nil {
-		t.Error("Run after Close succeeded")
+	if err := unused.Run(t.Context()); !errors.Is(err, tidings.ErrClosed) || strings.Count(err.Error(), "_test.go:") != 2 {
+		t.Errorf("Run after Close: %v", err)
 	}
 	short, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -104,7 +242,7 @@ func (d *endless) Features() driver.Features {
 
 func TestADriverWithHistoryAsksForNumbers(t *testing.T) {
 	b := tidings.New(&endless{randomDriver{newRandomBroker()}}, &tidings.Options{Logger: discard(), Claims: &sharedClaims{}})
-	_ = b.Module("numbers").Subscribe("reader", nil, numberChosen.On(nothing))
+	b.Module("numbers").Subscribe("reader", nil, numberChosen.On(nothing))
 	err := b.Run(t.Context())
 	for _, want := range []string{"Options.RedeliveryHorizon", "say with StartAt where the subscription begins", "tidings.StartBeginning", "tidings.StartNow"} {
 		if err == nil || !strings.Contains(err.Error(), want) {

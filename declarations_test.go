@@ -157,9 +157,7 @@ func startRelease(t *testing.T, broker *randomBroker, record *keptRecord, lanes 
 	if more != nil {
 		reactions = append(reactions, more(r.done)...)
 	}
-	if err := r.Module("numbers").Subscribe("reader", nil, reactions...); err != nil {
-		t.Fatal(err)
-	}
+	r.Module("numbers").Subscribe("reader", nil, reactions...)
 	r.stop = start(t, r.Bus)
 	for _, p := range broker.partitions {
 		broker.move(p, tidings.ConsumerOf(r.Bus).(*randomConsumer), true)
@@ -371,9 +369,7 @@ func TestAnIgnoredTypeIsFinishedUnseen(t *testing.T) {
 func TestAnIgnoredTypeInMemory(t *testing.T) {
 	b := tidings.New(memory.New(nil), &tidings.Options{Logger: discard()})
 	done := &diary{}
-	if err := b.Module("numbers").Subscribe("reader", nil, sharedA.On(handleShared(done, "A")), sharedB.Ignored()); err != nil {
-		t.Fatal(err)
-	}
+	b.Module("numbers").Subscribe("reader", nil, sharedA.On(handleShared(done, "A")), sharedB.Ignored())
 	start(t, b)
 	publishAll(t, b, eventB("x", 1), eventA("x", 2))
 	if got := done.String(); got != "xA2" {
@@ -423,7 +419,9 @@ func TestComplaintsAboutIgnored(t *testing.T) {
 		"and handled": {[]tidings.Reaction{sharedA.On(handleShared(&diary{}, "A")), sharedA.Ignored()}, "both handles numbers.shared.a and says that it is Ignored"},
 		"twice":       {[]tidings.Reaction{sharedA.On(handleShared(&diary{}, "A")), sharedB.Ignored(), sharedB.Ignored()}, "numbers.shared.b"},
 	} {
-		err := tidings.New(memory.New(nil), nil).Module("numbers").Subscribe("reader", nil, c.reactions...)
+		b := tidings.New(memory.New(nil), nil)
+		b.Module("numbers").Subscribe("reader", nil, c.reactions...)
+		err := b.Run(t.Context())
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}

@@ -25,14 +25,15 @@ func (c Contract[P]) declared() *definition { return c.definition }
 
 // Publishes says which contracts the module publishes, for [Bus.Describe]: what a
 // bus cannot know before the first event. It allows and forbids nothing. A
-// contract of another module is an error, also of [Bus.Run].
+// contract of another module is an error, also of [Bus.Run]. After Run it is
+// [ErrRunning], after [Bus.Close] [ErrClosed].
 func (m *Module) Publishes(contracts ...AnyContract) error {
 	place := callerPlace(2)
 	b := m.bus
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.phase != phaseDeclaring {
-		return fmt.Errorf("tidings: %s: Publishes at %s after Run at %s: %w", m.name, place, b.runPlace, ErrRunning)
+		return fmt.Errorf("tidings: %s: Publishes at %s after %s: %w", m.name, place, b.begun, b.late)
 	}
 	var errs []error
 	for n, c := range contracts {

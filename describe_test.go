@@ -34,9 +34,7 @@ func TestDescribe(t *testing.T) {
 	if err := accounts.Publishes(opened, closed); err != nil {
 		t.Fatal(err)
 	}
-	if err := bus.Module("mail").Subscribe("welcome", &tidings.SubscribeOptions{FormerNames: []string{"greet", "letters.greet"}}, opened.On(unheard)); err != nil {
-		t.Fatal(err)
-	}
+	bus.Module("mail").Subscribe("welcome", &tidings.SubscribeOptions{FormerNames: []string{"greet", "letters.greet"}}, opened.On(unheard))
 	want := tidings.Topology{
 		Format: 1, Source: "bank",
 		Channels: []driver.TopologyChannel{
@@ -110,7 +108,7 @@ func (r *renames) DeleteSubscription(context.Context, string) ([]string, error) 
 func refused(t *testing.T, d driver.Driver, options *tidings.SubscribeOptions) string {
 	t.Helper()
 	bus := tidings.New(d, &tidings.Options{Logger: slog.New(slog.DiscardHandler)})
-	_ = bus.Module("mail").Subscribe("welcome", options, opened.On(unheard))
+	bus.Module("mail").Subscribe("welcome", options, opened.On(unheard))
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	err := bus.Run(ctx)
@@ -157,12 +155,8 @@ func TestRequirementsNameWhatHelps(t *testing.T) {
 func TestFormerNames(t *testing.T) {
 	subscribe := func(d *renames, names ...string) (warnings []string, err error) {
 		bus := tidings.New(d, &tidings.Options{Logger: slog.New(slog.DiscardHandler), Observers: []tidings.Observer{warned{&warnings}}, DeadLetters: &storememory.DeadLetters{}})
-		if err := bus.Module("mail").Subscribe("welcome", &tidings.SubscribeOptions{FormerNames: names}, opened.On(unheard)); err != nil {
-			return nil, err
-		}
-		if err := bus.Module("mail").Subscribe("other", nil, opened.On(unheard)); err != nil {
-			return nil, err
-		}
+		bus.Module("mail").Subscribe("welcome", &tidings.SubscribeOptions{FormerNames: names}, opened.On(unheard))
+		bus.Module("mail").Subscribe("other", nil, opened.On(unheard))
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- bus.Run(ctx) }()

@@ -82,7 +82,7 @@ func TestAWaitingPublisherEndsWithABusThatCannotRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := memory.New(&memory.Options{MaxEvents: 1})
 		b := tidings.New(d, &tidings.Options{Logger: discard()})
-		_ = b.Module("numbers").Subscribe("none", nil)
+		b.Module("numbers").Subscribe("none", nil)
 		_ = b.Publish(t.Context(), numberChosen.New("a", numberPayload{1}))
 		done := make(chan error, 1)
 		go func() { done <- b.Publish(context.Background(), numberChosen.New("a", numberPayload{2})) }()

@@ -122,7 +122,7 @@ func TestNothingOvertakesAParkedHead(t *testing.T) {
 // broker was told is finished.
 func TestParkNeedsAStoreAsDurableAsTheDriver(t *testing.T) {
 	b := tidings.New(&randomDriver{newRandomBroker()}, &tidings.Options{Logger: discard()})
-	_ = b.Module("numbers").Subscribe("parking", &tidings.SubscribeOptions{OnExhausted: tidings.Park}, numberChosen.On(nothing))
+	b.Module("numbers").Subscribe("parking", &tidings.SubscribeOptions{OnExhausted: tidings.Park}, numberChosen.On(nothing))
 	if err := b.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "the store for them is in memory while driver random is durable") {
 		t.Errorf("Run: %v", err)
 	}

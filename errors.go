@@ -23,8 +23,8 @@ var (
 	// Nothing of that Publish was stored.
 	ErrTooLarge = driver.ErrTooLarge
 
-	// ErrRunning is returned by what must come before Run: subscribing, and Run
-	// itself a second time.
+	// ErrRunning is returned by Run when it is called a second time, by Bus.Add and
+	// Module.Publishes after Run, and by Bus.Close while Run runs.
 	ErrRunning = errors.New("tidings: the bus is running already")
 
 	// ErrInUse is wrapped by Run's error where instances are alive under a former

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"time"
 
 	"github.com/tidings-go/tidings"
@@ -204,16 +205,20 @@ func ExamplePublishError() {
 	// "" not stored: the aggregate id is empty
 }
 
-// Everything that is wrong is said at once, before anything starts.
+// place is where something is declared, as errors write it.
+var place = regexp.MustCompile(`\S+_test\.go:\d+`)
+
+// Run reports everything that is wrong, before it starts anything, and where it is.
 func ExampleBus_Run() {
 	bus := quietBus(nil)
 	bus.Module("billing").Subscribe("invoices", &tidings.SubscribeOptions{RequireDurable: true, RequireDedup: true},
 		UserCreated.On(func(context.Context, tidings.Event[UserCreatedPayload]) error { return nil }))
-	fmt.Println(bus.Run(context.Background()))
+	err := bus.Run(context.Background())
+	fmt.Println(place.ReplaceAllString(err.Error(), "FILE:LINE"))
 	// Output:
 	// tidings: 2 complaints:
-	//   - subscription billing.invoices: it says RequireDurable, and driver in-memory loses events with the process; use a durable driver (kafka, postgres, redis-streams, sqlite or sqs), or drop the requirement
-	//   - subscription billing.invoices: it says RequireDedup, and with driver in-memory and these options dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims (store/postgres, store/mysql, store/sqlite, store/redis; package setup: EVENT_CLAIMS), or drop the requirement
+	//   - subscription billing.invoices at FILE:LINE: it says RequireDurable, and driver in-memory loses events with the process; use a durable driver (kafka, postgres, redis-streams, sqlite or sqs), or drop the requirement
+	//   - subscription billing.invoices at FILE:LINE: it says RequireDedup, and with driver in-memory and these options dedup is process-local: it forgets at a restart; pass a durable claims store in Options.Claims (store/postgres, store/mysql, store/sqlite, store/redis; package setup: EVENT_CLAIMS), or drop the requirement
 }
 
 // A type that the subscription leaves out for good is said to be ignored: its events

@@ -28,103 +28,133 @@ func (m *Module) Name() string { return m.name }
 // aggregate; their contracts share a channel, unless the options say
 // UnorderedAcrossTypes.
 //
-// What is wrong is returned, and once more by [Bus.Run] together with every
-// other complaint; so a program that runs the bus may ignore it here. After Run
-// it is [ErrRunning] and has no other effect.
-func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...Reaction) error {
+// Nothing has to be checked here: [Bus.Run] reports every mistake of every
+// subscription, each with its place, in one [ConfigurationError], and then
+// starts nothing. A subscription that is declared after Run has begun, or after
+// [Bus.Close], would never get an event: Subscribe panics.
+func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...Reaction) {
 	place := callerPlace(2)
 	b := m.bus
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	full := m.name + "." + name
 	if b.phase != phaseDeclaring {
-		return fmt.Errorf("tidings: %s: subscribed at %s after Run at %s: %w", full, place, b.runPlace, ErrRunning)
+		panic(fmt.Sprintf("tidings: subscription %s is declared at %s, after %s: %s", full, place, b.begun, b.instead()))
 	}
-	s := &subscription{
+	d := draft{&subscription{
 		bus:       b,
 		name:      full,
 		place:     place,
 		options:   options.withDefaults(),
 		reactions: make(map[string]*Reaction),
+	}}
+	d.checkNames(m, name)
+	for _, err := range d.options.complaints() {
+		d.complain("%w", err)
 	}
-	var errs []error
-	complain := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("subscription %s at %s: %w", full, place, fmt.Errorf(format, args...)))
+	for n, r := range reactions {
+		d.react(n+1, r)
 	}
+	d.checkReactions(len(reactions))
+	b.subscriptions = append(b.subscriptions, d.subscription)
+}
+
+// instead is what to do where a subscription is declared too late.
+func (b *Bus) instead() string {
+	if errors.Is(b.late, ErrClosed) {
+		return "a closed bus does not run again, declare it on a new one"
+	}
+	return "declare every subscription before Run"
+}
+
+// draft is a subscription while it is declared. Its methods expect the lock of the
+// bus, and leave what is wrong to Run.
+type draft struct{ *subscription }
+
+// complain adds something that Run reports.
+func (d draft) complain(format string, args ...any) {
+	d.bus.complaints = append(d.bus.complaints, d.complaint(format, args...))
+}
+
+// complaint is something that is wrong with the subscription, with its place.
+func (s *subscription) complaint(format string, args ...any) error {
+	return fmt.Errorf("subscription %s at %s: %w", s.name, s.place, fmt.Errorf(format, args...))
+}
+
+// checkNames takes the former names, and looks at them and at the name.
+func (d draft) checkNames(m *Module, name string) {
 	if !validWord(name) {
-		complain("the name must be a lower-case word (a-z, 0-9, and - or _ inside)")
+		d.complain("the name must be a lower-case word (a-z, 0-9, and - or _ inside)")
 	}
-	for _, other := range b.subscriptions {
-		if other.name == full {
-			complain("the name is taken by the subscription at %s", other.place)
+	for _, other := range d.bus.subscriptions {
+		if other.name == d.name {
+			d.complain("the name is taken by the subscription at %s", other.place)
+			break
 		}
 	}
-	s.former = m.formerNames(s.options.FormerNames)
-	for _, former := range s.former {
-		if _, rest, ok := strings.Cut(former, "."); !ok || !validWord(rest) || !validWord(former[:len(former)-len(rest)-1]) {
-			complain("the former name %q is none: a name of this module, or module.name of another", former)
-		} else if former == full {
-			complain("its former name is its name")
+	d.former = m.formerNames(d.options.FormerNames)
+	for _, former := range d.former {
+		if module, rest, ok := strings.Cut(former, "."); !ok || !validWord(rest) || !validWord(module) {
+			d.complain("the former name %q is none: a name of this module, or module.name of another", former)
+		} else if former == d.name {
+			d.complain("its former name is its name")
 		}
 	}
-	for _, err := range s.options.complaints() {
-		complain("%w", err)
+}
+
+// react adds the reaction with this number, from 1, unless it cannot be used.
+func (d draft) react(number int, r Reaction) {
+	switch {
+	case r.definition == nil:
+		d.complain("reaction %d has no contract: use tidings.Define", number)
+		return
+	case r.handle == nil && !r.ignored:
+		d.complain("the handler of %s is nil", r.definition)
+		return
 	}
-	if len(reactions) == 0 {
-		complain("it has no reaction: pass Contract.On(handler)")
-	}
-	for n := range reactions {
-		r := reactions[n]
-		if r.definition == nil {
-			complain("reaction %d has no contract: use tidings.Define", n+1)
-			continue
+	eventType := r.definition.eventType
+	if first, twice := d.reactions[eventType]; twice {
+		if first.ignored != r.ignored {
+			d.complain("it both handles %s and says that it is Ignored, at %s and at %s: keep one of them", eventType, first.place, r.place)
+		} else {
+			d.complain("it reacts to %s at %s and at %s: one subscription takes one version of a type, once", eventType, first.place, r.place)
 		}
-		if r.handle == nil && !r.ignored {
-			complain("the handler of %s is nil", r.definition)
-			continue
-		}
-		if first, twice := s.reactions[r.definition.eventType]; twice {
-			if first.ignored != r.ignored {
-				complain("it both handles %s and says that it is Ignored, at %s and at %s: keep one of them", r.definition.eventType, first.place, r.place)
-				continue
-			}
-			complain("it reacts to %s at %s and at %s: one subscription takes one version of a type, once", r.definition.eventType, first.place, r.place)
-			continue
-		}
-		if err := b.meet(r.definition); err != nil {
-			complain("%w", err)
-		}
-		if wrap := b.options.Wrap; wrap != nil && !r.ignored {
-			handle, err := wrapHandle(wrap, r.handle)
-			if err != nil {
-				complain("%w", err)
-				continue
-			}
-			r.handle = handle
-		}
-		s.reactions[r.definition.eventType] = &r
-		s.types = append(s.types, r.definition.eventType)
-		if !slices.Contains(s.channels, r.definition.channel) {
-			s.channels = append(s.channels, r.definition.channel)
-		}
+		return
 	}
-	if len(s.reactions) > 0 && !s.handlesAny() {
-		complain("every reaction says Ignored, so it handles nothing: pass Contract.On(handler) for one type at least, or delete the subscription")
+	if err := d.bus.meet(r.definition); err != nil {
+		d.complain("%w", err)
 	}
-	if len(s.reactions) == 1 {
-		s.only = s.reactions[s.types[0]]
+	if wrap := d.bus.options.Wrap; wrap != nil && !r.ignored {
+		handle, err := wrapHandle(wrap, r.handle)
+		if err != nil {
+			d.complain("%w", err)
+			return
+		}
+		r.handle = handle
 	}
-	slices.Sort(s.types)
-	slices.Sort(s.channels)
-	if len(s.channels) > 1 && !s.options.UnorderedAcrossTypes {
-		complain("its contracts lie on the channels %s, between which there is no order: give the contracts one tidings.Channel, split the subscription, or say UnorderedAcrossTypes", strings.Join(s.channels, ", "))
+	d.reactions[eventType] = &r
+	d.types = append(d.types, eventType)
+	if !slices.Contains(d.channels, r.definition.channel) {
+		d.channels = append(d.channels, r.definition.channel)
 	}
-	b.subscriptions = append(b.subscriptions, s)
-	b.complaints = append(b.complaints, errs...)
-	if len(errs) == 0 {
-		return nil
+}
+
+// checkReactions looks at all reactions together, of which so many were given.
+func (d draft) checkReactions(given int) {
+	if given == 0 {
+		d.complain("it has no reaction: pass Contract.On(handler)")
 	}
-	return &ConfigurationError{Complaints: errs}
+	if len(d.reactions) > 0 && !d.handlesAny() {
+		d.complain("every reaction says Ignored, so it handles nothing: pass Contract.On(handler) for one type at least, or delete the subscription")
+	}
+	if len(d.reactions) == 1 {
+		d.only = d.reactions[d.types[0]]
+	}
+	slices.Sort(d.types)
+	slices.Sort(d.channels)
+	if len(d.channels) > 1 && !d.options.UnorderedAcrossTypes {
+		d.complain("its contracts lie on the channels %s, between which there is no order: give the contracts one tidings.Channel, split the subscription, or say UnorderedAcrossTypes", strings.Join(d.channels, ", "))
+	}
 }
 
 // handlesAny reports whether there is a reaction besides those that say Ignored.

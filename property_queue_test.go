@@ -84,7 +84,7 @@ func randomQueueRun(t *testing.T, seed uint64, aggregates, perAggregate, failing
 	})
 	start := func() (*tidings.Bus, func()) {
 		b := tidings.New(sharedQueue{queue}, &tidings.Options{Logger: discard(), DrainTimeout: time.Minute, Observers: []tidings.Observer{witness}})
-		err := b.Module("numbers").Subscribe("property", &tidings.SubscribeOptions{
+		b.Module("numbers").Subscribe("property", &tidings.SubscribeOptions{
 			Concurrency: 3, MaxAttempts: 3, OnExhausted: policy, Backoff: tidings.Backoff{Initial: time.Second, Max: 20 * time.Second},
 		}, numberChosen.On(func(_ context.Context, e tidings.Event[numberPayload]) error {
 			mu.Lock()
@@ -109,9 +109,6 @@ func randomQueueRun(t *testing.T, seed uint64, aggregates, perAggregate, failing
 			finish(e.AggregateID(), e.ID())
 			return nil
 		}))
-		if err != nil {
-			t.Fatal(err)
-		}
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- b.Run(ctx) }()

@@ -264,7 +264,7 @@ func randomRun(t *testing.T, seed uint64, aggregates, perAggregate, failing, sto
 	var stops []func()
 	for range 2 {
 		b := tidings.New(&randomDriver{broker}, &options)
-		err := b.Module("numbers").Subscribe("property", &tidings.SubscribeOptions{
+		b.Module("numbers").Subscribe("property", &tidings.SubscribeOptions{
 			Concurrency: 4, MaxAttempts: 3, OnExhausted: policy, Timeout: 50 * time.Millisecond,
 			Backoff:     tidings.Backoff{Initial: 5 * time.Millisecond, Max: 40 * time.Millisecond},
 			ParkBackoff: tidings.Backoff{Initial: 20 * time.Millisecond, Max: 100 * time.Millisecond},
@@ -300,9 +300,6 @@ func randomRun(t *testing.T, seed uint64, aggregates, perAggregate, failing, sto
 			}
 			return nil
 		}))
-		if err != nil {
-			t.Fatal(err)
-		}
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)
 		go func() { done <- b.Run(ctx) }()

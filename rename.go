@@ -72,24 +72,24 @@ func same(a, b any) bool {
 // formerNameComplaints are about former names that cannot be taken over, or that
 // two have.
 func (b *Bus) formerNameComplaints() (errs []error) {
-	taken := make(map[string]string)
+	taken := make(map[string]*subscription)
 	for _, s := range b.subscriptions {
-		taken[s.name] = s.name
+		taken[s.name] = s
 	}
 	for _, s := range b.subscriptions {
 		for _, former := range s.former {
-			if other, ok := taken[former]; ok && other != s.name {
-				errs = append(errs, fmt.Errorf("subscription %s: its former name %s is a name of subscription %s: a position can be taken over by one", s.name, former, other))
+			if other := taken[former]; other != nil && other.name != s.name {
+				errs = append(errs, s.complaint("its former name %s is a name of subscription %s at %s: a position can be taken over by one", former, other.name, other.place))
 			}
-			taken[former] = s.name
+			taken[former] = s
 		}
 		if len(s.former) == 0 {
 			continue
 		}
 		for _, h := range s.holders() {
 			if _, ok := h.value.(driver.Renamer); !ok {
-				errs = append(errs, fmt.Errorf("subscription %s: it says FormerNames, and what the %s (%T) keeps under %s cannot be renamed: move it by hand, or keep the name",
-					s.name, h.what, h.value, strings.Join(s.former, ", ")))
+				errs = append(errs, s.complaint("it says FormerNames, and what the %s (%T) keeps under %s cannot be renamed: move it by hand, or keep the name",
+					h.what, h.value, strings.Join(s.former, ", ")))
 			}
 		}
 	}

@@ -45,9 +45,7 @@ func TestRunEndsWithinTheDrainTimeoutWhateverHangs(t *testing.T) {
 		const drain = 10 * time.Second
 		d := &deaf{ever: make(chan struct{})}
 		b := tidings.New(d, &tidings.Options{DrainTimeout: drain, Logger: slog.New(slog.DiscardHandler), Closers: []io.Closer{deafPool{d}}})
-		if err := b.Module("m").Subscribe("s", nil, silenceHappened.On(func(context.Context, tidings.Event[silencePayload]) error { return nil })); err != nil {
-			t.Fatal(err)
-		}
+		b.Module("m").Subscribe("s", nil, silenceHappened.On(func(context.Context, tidings.Event[silencePayload]) error { return nil }))
 		if err := b.Add(deafRunner{d}); err != nil {
 			t.Fatal(err)
 		}

@@ -143,12 +143,13 @@ type Watched interface {
 
 // Add makes [Bus.Run] run something beside the subscriptions. It begins when
 // every subscription is connected, and is ended after the last handler, so that
-// what handlers stored in an outbox is still sent. After Run it is [ErrRunning].
+// what handlers stored in an outbox is still sent. After Run it is [ErrRunning],
+// after [Bus.Close] [ErrClosed].
 func (b *Bus) Add(r Runner) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.phase != phaseDeclaring {
-		return fmt.Errorf("tidings: add at %s after Run at %s: %w", callerPlace(2), b.runPlace, ErrRunning)
+		return fmt.Errorf("tidings: add at %s after %s: %w", callerPlace(2), b.begun, b.late)
 	}
 	b.runners = append(b.runners, r)
 	return nil

@@ -157,10 +157,7 @@ func busOn(ctx context.Context, db database, claimed bool, handle func(context.C
 	}
 	bus = tidings.New(d, options)
 	if handle != nil {
-		err := bus.Module("billing").Subscribe("create-default-profile", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning}, created.On(handle))
-		if err != nil {
-			return nil, nil, errors.Join(err, closed())
-		}
+		bus.Module("billing").Subscribe("create-default-profile", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning}, created.On(handle))
 	}
 	running, end := context.WithCancel(ctx)
 	done := make(chan error, 1)

@@ -174,16 +174,13 @@ func (k *kafkaBench) handle(ctx context.Context) (int, time.Duration, error) {
 	}
 	var handled atomic.Int64
 	all := make(chan struct{})
-	err = bus.Module("billing").Subscribe(fmt.Sprintf("backlog-%d", k.members.Add(1)), &tidings.SubscribeOptions{StartAt: tidings.StartBeginning},
+	bus.Module("billing").Subscribe(fmt.Sprintf("backlog-%d", k.members.Add(1)), &tidings.SubscribeOptions{StartAt: tidings.StartBeginning},
 		created.On(func(context.Context, tidings.Event[userCreated]) error {
 			if handled.Add(1) == backlog {
 				close(all)
 			}
 			return nil
 		}))
-	if err != nil {
-		return 0, 0, err
-	}
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	started := time.Now()

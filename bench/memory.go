@@ -56,13 +56,10 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // started runs a bus with one no-op handler and returns a function that ends it.
 func started(ctx context.Context, d *memory.Driver, withoutDedup bool, handled *atomic.Int64) (*tidings.Bus, func() error, error) {
 	bus := tidings.New(d, &tidings.Options{Logger: quiet(), WithoutDedup: withoutDedup})
-	err := bus.Module("billing").Subscribe("create-default-profile", nil, created.On(func(context.Context, tidings.Event[userCreated]) error {
+	bus.Module("billing").Subscribe("create-default-profile", nil, created.On(func(context.Context, tidings.Event[userCreated]) error {
 		handled.Add(1)
 		return nil
 	}))
-	if err != nil {
-		return nil, nil, err
-	}
 	running, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- bus.Run(running) }()

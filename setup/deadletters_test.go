@@ -87,16 +87,13 @@ func retried(t *testing.T, bus *tidings.Bus, store driver.DeadLetterStore) {
 	var mended atomic.Bool
 	var handled atomic.Int64
 	module := bus.Module("address")
-	err := module.Subscribe("map", &tidings.SubscribeOptions{MaxAttempts: 1, StartAt: tidings.StartBeginning}, moved.On(func(_ context.Context, e tidings.Event[movedPayload]) error {
+	module.Subscribe("map", &tidings.SubscribeOptions{MaxAttempts: 1, StartAt: tidings.StartBeginning}, moved.On(func(_ context.Context, e tidings.Event[movedPayload]) error {
 		if !mended.Load() {
 			return errors.New("no such street")
 		}
 		handled.Add(1)
 		return nil
 	}))
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	running, stop := context.WithCancel(t.Context())

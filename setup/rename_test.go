@@ -56,7 +56,7 @@ func walk(t *testing.T, environment map[string]string, name string, former ...st
 		t.Fatal(err)
 	}
 	w.bus = bus
-	err = bus.Module("journey").Subscribe(name, &tidings.SubscribeOptions{
+	bus.Module("journey").Subscribe(name, &tidings.SubscribeOptions{
 		FormerNames: former, StartAt: tidings.StartBeginning, OnExhausted: tidings.Park, MaxAttempts: 1, WithoutGuard: true,
 		ParkBackoff: tidings.Backoff{Initial: 50 * time.Millisecond, Max: 100 * time.Millisecond},
 	}, taken.On(func(_ context.Context, e tidings.Event[step]) error {
@@ -68,9 +68,6 @@ func walk(t *testing.T, environment map[string]string, name string, former ...st
 		w.handled = append(w.handled, e.Payload().N)
 		return nil
 	}))
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- bus.Run(ctx) }()
@@ -208,7 +205,7 @@ func TestOrphansAreToldAtStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = bus.Module("journey").Subscribe("new", &tidings.SubscribeOptions{StartAt: tidings.StartNow}, taken.On(func(context.Context, tidings.Event[step]) error { return nil }))
+	bus.Module("journey").Subscribe("new", &tidings.SubscribeOptions{StartAt: tidings.StartNow}, taken.On(func(context.Context, tidings.Event[step]) error { return nil }))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- bus.Run(ctx) }()

@@ -40,13 +40,13 @@ func TestSettleIsExact(t *testing.T) {
 			}
 			return nil
 		}
-		_ = oracle.Subscribe("answer", patient, asked.On(func(ctx context.Context, e tidings.Event[number]) error {
+		oracle.Subscribe("answer", patient, asked.On(func(ctx context.Context, e tidings.Event[number]) error {
 			if err := inOrder("answer", e); err != nil {
 				return err
 			}
 			return oracle.Publish(ctx, answered.New(e.AggregateID(), e.Payload(), tidings.WithID("answer to "+e.ID())))
 		}))
-		_ = oracle.Subscribe("doubt", patient, answered.On(func(ctx context.Context, e tidings.Event[number]) error {
+		oracle.Subscribe("doubt", patient, answered.On(func(ctx context.Context, e tidings.Event[number]) error {
 			if err := inOrder("doubt", e); err != nil {
 				return err
 			}
@@ -58,7 +58,7 @@ func TestSettleIsExact(t *testing.T) {
 			}
 			return nil
 		}))
-		_ = oracle.Subscribe("shrug", patient, doubted.On(func(_ context.Context, e tidings.Event[number]) error {
+		oracle.Subscribe("shrug", patient, doubted.On(func(_ context.Context, e tidings.Event[number]) error {
 			return inOrder("shrug", e)
 		}))
 		for n := range events {

@@ -71,7 +71,7 @@ func publish(t testing.TB, b *tidingstest.Bus, events ...tidings.DomainEvent) {
 
 // answering answers each question after some failures.
 func answering(b *tidingstest.Bus, failures int, wait time.Duration) {
-	_ = b.Module("oracle").Subscribe("answer", &tidings.SubscribeOptions{Backoff: tidings.Backoff{Initial: wait, Max: wait}}, asked.On(
+	b.Module("oracle").Subscribe("answer", &tidings.SubscribeOptions{Backoff: tidings.Backoff{Initial: wait, Max: wait}}, asked.On(
 		func(ctx context.Context, e tidings.Event[number]) error {
 			if d, _ := tidings.DeliveryFrom(ctx); d.Attempt <= failures {
 				return errors.New("let me think")
@@ -118,7 +118,7 @@ func TestChannelsAreInterleaved(t *testing.T) {
 			order = append(order, fmt.Sprint(e.Type()[len("oracle.question."):][0:2], e.Payload().N))
 			return nil
 		}
-		_ = b.Module("reader").Subscribe("both", &tidings.SubscribeOptions{UnorderedAcrossTypes: true}, asked.On(note), answered.On(note))
+		b.Module("reader").Subscribe("both", &tidings.SubscribeOptions{UnorderedAcrossTypes: true}, asked.On(note), answered.On(note))
 		publish(t, b, asked.New("q", number{1}), answered.New("q", number{1}), asked.New("q", number{2}), answered.New("q", number{2}))
 		b.Settle()
 		text := fmt.Sprint(order)
@@ -137,7 +137,7 @@ func TestASeedRepeatsARun(t *testing.T) {
 		b := tidingstest.NewBus(t, tidingstest.Seed(7))
 		var order []string
 		for _, name := range []string{"one", "two", "three"} {
-			_ = b.Module("reader").Subscribe(name, nil, asked.On(func(_ context.Context, e tidings.Event[number]) error {
+			b.Module("reader").Subscribe(name, nil, asked.On(func(_ context.Context, e tidings.Event[number]) error {
 				order = append(order, fmt.Sprint(name, e.Payload().N))
 				return nil
 			}))
@@ -157,7 +157,7 @@ func TestFailuresTellWhatCausedWhat(t *testing.T) {
 	text := failures(t, func(t testing.TB) {
 		b := tidingstest.NewBus(t)
 		answering(b, 1, time.Second)
-		_ = b.Module("critic").Subscribe("doubt", &tidings.SubscribeOptions{MaxAttempts: 1}, answered.On(func(context.Context, tidings.Event[number]) error {
+		b.Module("critic").Subscribe("doubt", &tidings.SubscribeOptions{MaxAttempts: 1}, answered.On(func(context.Context, tidings.Event[number]) error {
 			return errors.New("not convinced")
 		}))
 		publish(t, b, asked.New("q-1", number{1}))
@@ -189,7 +189,7 @@ func TestFailuresTellWhatCausedWhat(t *testing.T) {
 func TestSettleSaysWhatNeverEnds(t *testing.T) {
 	text := failures(t, func(t testing.TB) {
 		b := tidingstest.NewBus(t, tidingstest.Longest(time.Hour))
-		_ = b.Module("oracle").Subscribe("answer", &tidings.SubscribeOptions{MaxAttempts: 1_000_000}, asked.On(func(context.Context, tidings.Event[number]) error {
+		b.Module("oracle").Subscribe("answer", &tidings.SubscribeOptions{MaxAttempts: 1_000_000}, asked.On(func(context.Context, tidings.Event[number]) error {
 			return errors.New("never")
 		}))
 		publish(t, b, asked.New("q", number{1}))
@@ -216,7 +216,7 @@ func TestNothingRunsInParallel(t *testing.T) {
 	running := 0 // the race detector looks, too
 	together := &tidings.SubscribeOptions{Backoff: tidings.Backoff{Initial: time.Second, Jitter: -1}}
 	for _, name := range []string{"one", "two"} {
-		_ = b.Module("reader").Subscribe(name, together, asked.On(func(ctx context.Context, _ tidings.Event[number]) error {
+		b.Module("reader").Subscribe(name, together, asked.On(func(ctx context.Context, _ tidings.Event[number]) error {
 			running++
 			defer func() { running-- }()
 			runtime.Gosched()
@@ -246,7 +246,7 @@ func TestAHandlerHasItsTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := tidingstest.NewBus(t)
 		attempts := 0
-		_ = b.Module("oracle").Subscribe("answer", &tidings.SubscribeOptions{Timeout: 3 * time.Minute, MaxAttempts: 2}, asked.On(
+		b.Module("oracle").Subscribe("answer", &tidings.SubscribeOptions{Timeout: 3 * time.Minute, MaxAttempts: 2}, asked.On(
 			func(ctx context.Context, _ tidings.Event[number]) error {
 				attempts++
 				<-ctx.Done()
@@ -265,7 +265,7 @@ func TestAHandlerThatDoesNotReturnIsNamed(t *testing.T) {
 		forever := make(chan struct{})
 		text := failures(t, func(t testing.TB) {
 			b := tidingstest.NewBus(t)
-			_ = b.Module("oracle").Subscribe("answer", nil, asked.On(func(context.Context, tidings.Event[number]) error {
+			b.Module("oracle").Subscribe("answer", nil, asked.On(func(context.Context, tidings.Event[number]) error {
 				<-forever
 				return nil
 			}))
@@ -288,11 +288,11 @@ func TestCodeThatReliesOnOrderAcrossChannelsFails(t *testing.T) {
 			b := tidingstest.NewBus(t, tidingstest.Seed(seed))
 			known := map[string]bool{}
 			reader := b.Module("reader")
-			_ = reader.Subscribe("questions", nil, asked.On(func(_ context.Context, e tidings.Event[number]) error {
+			reader.Subscribe("questions", nil, asked.On(func(_ context.Context, e tidings.Event[number]) error {
 				known[e.AggregateID()] = true
 				return nil
 			}))
-			_ = reader.Subscribe("answers", nil, answered.On(func(_ context.Context, e tidings.Event[number]) error {
+			reader.Subscribe("answers", nil, answered.On(func(_ context.Context, e tidings.Event[number]) error {
 				if !known[e.AggregateID()] { // the mistake: the question may come later
 					return tidings.Permanent(errors.New("an answer to nothing"))
 				}
@@ -341,7 +341,7 @@ func TestSettleLooksOnlyWhenALaneHasItsTimer(t *testing.T) {
 	for range 200 {
 		b := tidingstest.NewBus(t)
 		second := &tidings.SubscribeOptions{Timeout: -1, Backoff: tidings.Backoff{Initial: time.Second, Jitter: -1}}
-		_ = b.Module("oracle").Subscribe("answer", second, asked.On(func(ctx context.Context, _ tidings.Event[number]) error {
+		b.Module("oracle").Subscribe("answer", second, asked.On(func(ctx context.Context, _ tidings.Event[number]) error {
 			if d, _ := tidings.DeliveryFrom(ctx); d.Attempt < 3 {
 				return errors.New("let me think")
 			}
@@ -359,7 +359,7 @@ func TestSettleLooksOnlyWhenALaneHasItsTimer(t *testing.T) {
 func TestMistakesOfConfigurationFailTheTest(t *testing.T) {
 	text := failures(t, func(t testing.TB) {
 		b := tidingstest.NewBus(t)
-		_ = b.Module("oracle").Subscribe("Bad Name", nil, asked.On(func(context.Context, tidings.Event[number]) error { return nil }))
+		b.Module("oracle").Subscribe("Bad Name", nil, asked.On(func(context.Context, tidings.Event[number]) error { return nil }))
 		b.Settle()
 	})
 	if !strings.Contains(text, "must be a lower-case word") {
@@ -371,7 +371,7 @@ func TestMistakesOfConfigurationFailTheTest(t *testing.T) {
 func TestAdvanceIsForWhatIsParked(t *testing.T) {
 	b := tidingstest.NewBus(t)
 	mended := false
-	_ = b.Module("oracle").Subscribe("answer", &tidings.SubscribeOptions{RequireOrder: true, MaxAttempts: 2}, asked.On(func(context.Context, tidings.Event[number]) error {
+	b.Module("oracle").Subscribe("answer", &tidings.SubscribeOptions{RequireOrder: true, MaxAttempts: 2}, asked.On(func(context.Context, tidings.Event[number]) error {
 		if !mended {
 			return errors.New("broken")
 		}

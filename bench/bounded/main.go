@@ -177,15 +177,12 @@ func measure(ctx context.Context, b *broker, m measurement, events int) (f figur
 	}
 	s.bus = tidings.New(d, &tidings.Options{Logger: slog.New(slog.DiscardHandler), DrainTimeout: time.Second})
 	name := fmt.Sprintf("count-%d", time.Now().UnixNano())
-	err = s.bus.Module("bounded").Subscribe(name, &tidings.SubscribeOptions{StartAt: tidings.StartNow, Timeout: -1}, noteTaken.On(
+	s.bus.Module("bounded").Subscribe(name, &tidings.SubscribeOptions{StartAt: tidings.StartNow, Timeout: -1}, noteTaken.On(
 		func(context.Context, tidings.Event[notePayload]) error {
 			<-s.stuck
 			s.handled.Add(1)
 			return nil
 		}))
-	if err != nil {
-		return f, err
-	}
 	running, stop := context.WithCancel(ctx)
 	defer stop()
 	ended := make(chan error, 1)

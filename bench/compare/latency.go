@@ -101,13 +101,10 @@ func timed(ctx context.Context, handled <-chan time.Time, commit func(context.Co
 // oneByOne runs a bus with its relay and a handler.
 func oneByOne(ctx context.Context, p *publisher) (one func(context.Context) (time.Duration, error), stop func(), err error) {
 	handled := make(chan time.Time, 1)
-	err = p.bus.Module("billing").Subscribe("create-default-profile", nil, created.On(func(context.Context, tidings.Event[userCreated]) error {
+	p.bus.Module("billing").Subscribe("create-default-profile", nil, created.On(func(context.Context, tidings.Event[userCreated]) error {
 		handled <- time.Now()
 		return nil
 	}))
-	if err != nil {
-		return nil, nil, err
-	}
 	running, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { _ = p.bus.Run(running) })

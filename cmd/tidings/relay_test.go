@@ -38,7 +38,7 @@ func startReader(t testing.TB, e environment) *reader {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = bus.Module("mail").Subscribe("confirm", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning}, orderPlaced.On(func(_ context.Context, event tidings.Event[placed]) error {
+	bus.Module("mail").Subscribe("confirm", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning}, orderPlaced.On(func(_ context.Context, event tidings.Event[placed]) error {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if seen := r.seen[event.AggregateID()]; !slices.Contains(seen, event.Payload().N) {
@@ -46,9 +46,6 @@ func startReader(t testing.TB, e environment) *reader {
 		}
 		return nil
 	}))
-	if err != nil {
-		t.Fatal(err)
-	}
 	ended := make(chan error, 1)
 	go func() { ended <- bus.Run(ctx) }()
 	t.Cleanup(func() {

@@ -51,9 +51,7 @@ func sharedClaimsDecide(s *scene) {
 		}}, func(b *tidings.Bus) {
 			o := s.options(tidings.SubscribeOptions{})
 			o.EachInstance = false
-			if err := b.Module(module).Subscribe("shared", o, stepTaken.On(l.handler(nil))); err != nil {
-				s.Fatal(err)
-			}
+			b.Module(module).Subscribe("shared", o, stepTaken.On(l.handler(nil)))
 		})
 	}
 	const events = 60
@@ -69,9 +67,7 @@ func unsharedIsRefused(s *scene) {
 	p := s.declare(settings{}, func(b *tidings.Bus) {
 		o := s.options(tidings.SubscribeOptions{})
 		o.EachInstance = false
-		if err := b.Module(module).Subscribe("unsaid", o, stepTaken.On(newLedger().handler(nil))); err != nil {
-			s.Fatal(err)
-		}
+		b.Module(module).Subscribe("unsaid", o, stepTaken.On(newLedger().handler(nil)))
 	})
 	text := s.complaints(p)
 	for _, part := range []string{module + ".unsaid", "EachInstance", "Options.Claims", s.name} {

@@ -187,9 +187,7 @@ func (s *scene) accountRelease(got *handledNumbers, crowd bool, reactions ...tid
 		opened := accountOpened.On(func(_ context.Context, e tidings.Event[accountPayload]) error {
 			return got.add(e, e.Payload().Number)
 		})
-		if err := b.Module(module).Subscribe("accounts", s.options(tidings.SubscribeOptions{}), append(reactions, opened)...); err != nil {
-			s.Fatalf("Subscribe: %v", err)
-		}
+		b.Module(module).Subscribe("accounts", s.options(tidings.SubscribeOptions{}), append(reactions, opened)...)
 	})
 }
 

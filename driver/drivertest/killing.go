@@ -111,7 +111,7 @@ func runInstance(namespace string, open func(string) (driver.Driver, error)) err
 	if d.Features().History {
 		options = &tidings.SubscribeOptions{StartAt: tidings.StartBeginning}
 	}
-	err = b.Module("killed").Subscribe("work", options, stepTaken.On(func(ctx context.Context, e tidings.Event[stepPayload]) error {
+	b.Module("killed").Subscribe("work", options, stepTaken.On(func(ctx context.Context, e tidings.Event[stepPayload]) error {
 		writeLine(lineBegin, e.AggregateID(), e.Payload().Number)
 		select {
 		case <-time.After(time.Millisecond):
@@ -121,9 +121,6 @@ func runInstance(namespace string, open func(string) (driver.Driver, error)) err
 		writeLine(lineEnd, e.AggregateID(), e.Payload().Number)
 		return nil
 	}))
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {

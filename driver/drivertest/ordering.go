@@ -100,16 +100,13 @@ func twoTypesOfAChannel(s *scene) {
 		return nil
 	}
 	p := s.start(settings{}, func(b *tidings.Bus) {
-		err := b.Module(module).Subscribe("accounts", s.options(tidings.SubscribeOptions{}),
+		b.Module(module).Subscribe("accounts", s.options(tidings.SubscribeOptions{}),
 			accountOpened.On(func(_ context.Context, e tidings.Event[accountPayload]) error {
 				return meet(e.AggregateID(), e.Type(), e.Payload().Number)
 			}),
 			accountChanged.On(func(_ context.Context, e tidings.Event[accountPayload]) error {
 				return meet(e.AggregateID(), e.Type(), e.Payload().Number)
 			}))
-		if err != nil {
-			s.Fatal(err)
-		}
 	})
 	for n := range each {
 		var run []tidings.DomainEvent

@@ -222,9 +222,7 @@ func (s *scene) steady(wait time.Duration) tidings.Backoff {
 // subscribe declares a subscription to one contract.
 func subscribe[P any](s *scene, b *tidings.Bus, name string, options tidings.SubscribeOptions, contract tidings.Contract[P], handle func(context.Context, tidings.Event[P]) error) {
 	s.Helper()
-	if err := b.Module(module).Subscribe(name, s.options(options), contract.On(handle)); err != nil {
-		s.Fatalf("Subscribe: %v", err)
-	}
+	b.Module(module).Subscribe(name, s.options(options), contract.On(handle))
 }
 
 // putRaw stores messages as a stranger would.

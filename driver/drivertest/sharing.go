@@ -16,9 +16,7 @@ func fanOutToModules(s *scene) {
 	ledgers := map[string]*ledger{"billing": newLedger(), "mail": newLedger(), "audit": newLedger()}
 	p := s.start(settings{}, func(b *tidings.Bus) {
 		for name, l := range ledgers {
-			if err := b.Module(name).Subscribe("listen", s.options(tidings.SubscribeOptions{}), stepTaken.On(l.handler(nil))); err != nil {
-				s.Fatal(err)
-			}
+			b.Module(name).Subscribe("listen", s.options(tidings.SubscribeOptions{}), stepTaken.On(l.handler(nil)))
 		}
 	})
 	for n := range 60 {
@@ -183,9 +181,7 @@ func startAt(s *scene) {
 // does not, for whoever calls it without the engine.
 func noStartIsRefused(s *scene) {
 	p := s.declare(settings{}, func(b *tidings.Bus) {
-		if err := b.Module(module).Subscribe("unsaid", nil, stepTaken.On(newLedger().handler(nil))); err != nil {
-			s.Fatal(err)
-		}
+		b.Module(module).Subscribe("unsaid", nil, stepTaken.On(newLedger().handler(nil)))
 	})
 	text := s.complaints(p)
 	for _, part := range []string{module + ".unsaid", "StartAt", "StartBeginning", "StartNow", s.name} {

@@ -78,15 +78,12 @@ func consume(prefix string) error {
 	stuck := os.Getenv(variableStuck) == "1"
 	backoff := tidings.Backoff{Initial: 50 * time.Millisecond, Max: 50 * time.Millisecond, Multiplier: 1}
 	options := &tidings.SubscribeOptions{StartAt: tidings.StartBeginning, MaxAttempts: 1 << 30, Backoff: backoff}
-	err = b.Module("crash").Subscribe("keep", options, recordKept.On(func(_ context.Context, e tidings.Event[recordPayload]) error {
+	b.Module("crash").Subscribe("keep", options, recordKept.On(func(_ context.Context, e tidings.Event[recordPayload]) error {
 		if stuck && strings.HasPrefix(e.AggregateID(), "stuck") {
 			return errors.New("stuck")
 		}
 		return nil
 	}))
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {

@@ -252,13 +252,10 @@ func throughDriver(t *testing.T, store *postgres.Store[pgx.Tx], a *arrivals) fun
 		t.Fatal(err)
 	}
 	bus := tidings.New(d, &tidings.Options{Logger: quiet(), Claims: store.Claims(), RedeliveryHorizon: time.Hour})
-	err = bus.Module("mail").Subscribe("receipts", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning}, invoicePaid.On(func(_ context.Context, e tidings.Event[paid]) error {
+	bus.Module("mail").Subscribe("receipts", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning}, invoicePaid.On(func(_ context.Context, e tidings.Event[paid]) error {
 		a.arrive(fmt.Sprint(e.AggregateID(), "/", e.Payload().Number))
 		return nil
 	}))
-	if err != nil {
-		t.Fatal(err)
-	}
 	stopAfter(t, bus.Run)
 	if err := bus.Ready(t.Context()); err != nil {
 		t.Fatal(err)

@@ -38,9 +38,7 @@ func watching(t *testing.T, log outbox.Log, options Options, subscribe tidings.S
 	}
 	b := tidings.New(d, &tidings.Options{Logger: slog.New(slog.DiscardHandler)})
 	subscribe.StartAt = tidings.StartBeginning
-	if err := b.Module("peers").Subscribe("watch", &subscribe, jobDone.On(handle)); err != nil {
-		t.Fatal(err)
-	}
+	b.Module("peers").Subscribe("watch", &subscribe, jobDone.On(handle))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- b.Run(ctx) }()

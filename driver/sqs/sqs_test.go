@@ -105,9 +105,7 @@ func slowHandler(t *testing.T, duration time.Duration, open func() *Driver) {
 	var running sync.WaitGroup
 	for range 2 {
 		b := tidings.New(open(), quiet())
-		if err := b.Module("counts").Subscribe("slowly", &tidings.SubscribeOptions{Timeout: 2 * duration}, counted.On(handle)); err != nil {
-			t.Fatal(err)
-		}
+		b.Module("counts").Subscribe("slowly", &tidings.SubscribeOptions{Timeout: 2 * duration}, counted.On(handle))
 		running.Go(func() {
 			if err := b.Run(ctx); err != nil {
 				t.Errorf("Run: %v", err)
@@ -167,13 +165,10 @@ func TestCallsPerEvent(t *testing.T) {
 			d := newDriver(t, server.URL(), func(o *Options) { o.FIFO, o.VisibilityTimeout = fifo, time.Minute })
 			b := tidings.New(d, quiet())
 			var handled atomic.Int64
-			err := b.Module("counts").Subscribe("all", nil, counted.On(func(context.Context, tidings.Event[countPayload]) error {
+			b.Module("counts").Subscribe("all", nil, counted.On(func(context.Context, tidings.Event[countPayload]) error {
 				handled.Add(1)
 				return nil
 			}))
-			if err != nil {
-				t.Fatal(err)
-			}
 			var publishing sync.WaitGroup
 			for publisher := range publishers {
 				publishing.Go(func() {

@@ -227,16 +227,13 @@ func manyRetried(t *testing.T, m Many) {
 
 	bus := tidings.New(m.Driver, &tidings.Options{Logger: slog.New(slog.DiscardHandler), DeadLetters: m.Store})
 	var handled atomic.Int64
-	err = bus.Module("storetest").Subscribe("many", &tidings.SubscribeOptions{MaxAttempts: 1}, letterSent.On(func(_ context.Context, e tidings.Event[letterPayload]) error {
+	bus.Module("storetest").Subscribe("many", &tidings.SubscribeOptions{MaxAttempts: 1}, letterSent.On(func(_ context.Context, e tidings.Event[letterPayload]) error {
 		handled.Add(1)
 		if e.Payload().Number == manyLetters-8 {
 			return errors.New("still not")
 		}
 		return nil
 	}))
-	if err != nil {
-		t.Fatal(err)
-	}
 	running, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- bus.Run(running) }()

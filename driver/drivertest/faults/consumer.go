@@ -13,10 +13,7 @@ import (
 
 // consume handles until ctx ends.
 func (p *process) consume(ctx context.Context) error {
-	b, err := p.subscribed()
-	if err != nil {
-		return err
-	}
+	b := p.subscribed()
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
 	if b.Ready(ctx) == nil {
@@ -27,10 +24,7 @@ func (p *process) consume(ctx context.Context) error {
 
 // both handles what it publishes.
 func (p *process) both(ctx context.Context) error {
-	b, err := p.subscribed()
-	if err != nil {
-		return err
-	}
+	b := p.subscribed()
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
 	if b.Ready(ctx) == nil {
@@ -45,12 +39,11 @@ func (p *process) both(ctx context.Context) error {
 // instance is a service as teams deploy it: it handles, it relays where there is an
 // outbox, and it tells its health to whoever asks, which is the journal.
 func (p *process) instance(ctx context.Context) error {
-	b, err := p.subscribed()
-	if err == nil && p.parts.Queue != nil {
-		err = p.addRelay(b)
-	}
-	if err != nil {
-		return err
+	b := p.subscribed()
+	if p.parts.Queue != nil {
+		if err := p.addRelay(b); err != nil {
+			return err
+		}
 	}
 	done := make(chan error, 1)
 	go func() { done <- b.Run(ctx) }()
@@ -60,7 +53,7 @@ func (p *process) instance(ctx context.Context) error {
 	defer look.Stop()
 	for ready := false; ; {
 		select {
-		case err = <-done:
+		case err := <-done:
 			p.journal.write(entry{word: wordUnready}, entry{word: wordReturned})
 			return err
 		case err := <-joined:
@@ -79,7 +72,7 @@ func (p *process) instance(ctx context.Context) error {
 // healthPause is how often an instance looks at its health.
 const healthPause = 50 * time.Millisecond
 
-func (p *process) subscribed() (*tidings.Bus, error) {
+func (p *process) subscribed() *tidings.Bus {
 	d := p.parts.Driver
 	if _, direct := d.(driver.Direct); !direct {
 		d = &watchedDriver{d, p}
@@ -105,7 +98,8 @@ func (p *process) subscribed() (*tidings.Bus, error) {
 	if p.Late {
 		name = "late"
 	}
-	return b, b.Module("faults").Subscribe(name, &options, reaction)
+	b.Module("faults").Subscribe(name, &options, reaction)
+	return b
 }
 
 // contract is the one that this version of the application knows.

@@ -43,7 +43,7 @@ func startScene(t *testing.T, open func() *Driver) *scene {
 	s := &scene{confirmed: make(map[string]time.Time), published: make(chan struct{}), handled: make(map[string]int), last: make(map[string]int)}
 	quiet := &tidings.Options{Logger: slog.New(slog.DiscardHandler)}
 	consuming := tidings.New(open(), quiet)
-	err := consuming.Module("faults").Subscribe("count", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning},
+	consuming.Module("faults").Subscribe("count", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning},
 		tickCounted.On(func(_ context.Context, e tidings.Event[tickPayload]) error {
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -56,9 +56,6 @@ func startScene(t *testing.T, open func() *Driver) *scene {
 			}
 			return nil
 		}))
-	if err != nil {
-		t.Fatal(err)
-	}
 	publishing := tidings.New(open(), quiet)
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
