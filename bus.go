@@ -273,7 +273,7 @@ func (b *Bus) requirements() (errs []error) {
 			complain("the claims store keeps the keys of repeatable events, and driver %s knows no time after which an event cannot come again: say one in Options.RedeliveryHorizon, for example the retention of its topics", name)
 		}
 		if f.History && s.options.StartAt.Mode == driver.StartUnset {
-			complain("driver %s has history: say with StartAt where the subscription begins when the broker sees it for the first time: tidings.StartBeginning handles everything that is still stored, tidings.StartNow only what is published from then on", name)
+			complain("driver %s has history: say with StartAt where the subscription begins when the broker sees it for the first time, in its SubscribeOptions or for all of them in Options: tidings.StartBeginning handles everything that is still stored, tidings.StartNow only what is published from then on", name)
 		}
 		if s.options.OnExhausted == Park && f.Durable && (b.options.Lanes == nil || !b.options.Lanes.Durable()) {
 			complain("it parks events, and the store for them is in memory while driver %s is durable: they would be lost with the process; pass a durable store in Options.Lanes, or use DeadLetter or Block", name)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidings-go/tidings"
 	"github.com/tidings-go/tidings/driver"
@@ -19,7 +20,7 @@ func nothing[P any](context.Context, tidings.Event[P]) error { return nil }
 
 // Every complaint is made at once, and each names what is wrong and where.
 func TestRunMakesEveryComplaintAtOnce(t *testing.T) {
-	b := tidings.New(memory.New(nil), &tidings.Options{Logger: discard(), DrainTimeout: -1})
+	b := tidings.New(memory.New(nil), &tidings.Options{Logger: discard(), DrainTimeout: -1, StartAt: tidings.StartAt{Time: time.Date(2026, 1, 15, 0, 0, 0, 0, time.UTC)}})
 	again := tidings.Define[p1]("a.b.c", 1, tidings.Once)
 	first := tidings.Define[p1]("a.b.c", 1, tidings.Once)
 	m := b.Module("billing")
@@ -34,6 +35,7 @@ func TestRunMakesEveryComplaintAtOnce(t *testing.T) {
 	m.Subscribe("durable", &tidings.SubscribeOptions{RequireDurable: true, RequireDedup: true}, numberChosen.On(nothing))
 	m.Subscribe("contradiction", &tidings.SubscribeOptions{RequireOrder: true, OnExhausted: tidings.DeadLetter}, numberChosen.On(nothing))
 	m.Subscribe("numbers", &tidings.SubscribeOptions{Concurrency: -1, Backoff: tidings.Backoff{Initial: 5, Max: 1}}, numberChosen.On(nothing))
+	m.Subscribe("start", &tidings.SubscribeOptions{StartAt: tidings.StartAt{Mode: 9}}, numberChosen.On(nothing))
 	b.Module("Bad Module")
 	err := b.Run(t.Context())
 	var configuration *tidings.ConfigurationError
@@ -53,6 +55,7 @@ func TestRunMakesEveryComplaintAtOnce(t *testing.T) {
 		"it says RequireDedup",
 		"RequireOrder and OnExhausted: DeadLetter contradict",
 		"Concurrency is -1", "Backoff{Initial: 5ns",
+		"Options.StartAt is {Mode:0 Time:2026-01-15", "StartAt is {Mode:9", "use tidings.StartBeginning, tidings.StartNow or tidings.StartAtTime",
 		`module "Bad Module"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
@@ -201,6 +204,67 @@ func TestSubscribingTooLatePanics(t *testing.T) {
 	}
 }
 
+// beginner is a driver with history that notes where its subscriptions begin.
+type beginner struct {
+	endless
+	starts map[string]tidings.StartAt
+}
+
+func (d *beginner) Features() driver.Features {
+	f := d.randomDriver.Features()
+	f.History = true
+	return f
+}
+
+func (d *beginner) Subscribe(ctx context.Context, s driver.Subscription, sink driver.Sink) (driver.Consumer, error) {
+	d.starts[s.Name] = s.StartAt
+	return d.randomDriver.Subscribe(ctx, s, sink)
+}
+
+// Options.StartAt is for subscriptions that say nothing; their own word wins.
+func TestStartAtOfTheBusIsTheDefault(t *testing.T) {
+	monday := tidings.StartAtTime(time.Date(2026, 1, 12, 0, 0, 0, 0, time.UTC))
+	for name, c := range map[string]struct{ bus, own, want tidings.StartAt }{
+		"of the bus":       {bus: tidings.StartBeginning, want: tidings.StartBeginning},
+		"of the bus, time": {bus: monday, want: monday},
+		"both":             {bus: tidings.StartBeginning, own: tidings.StartNow, want: tidings.StartNow},
+		"both, time":       {bus: monday, own: tidings.StartBeginning, want: tidings.StartBeginning},
+		"its own":          {own: monday, want: monday},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &beginner{endless{randomDriver{newRandomBroker()}}, map[string]tidings.StartAt{}}
+			b := tidings.New(d, &tidings.Options{Logger: discard(), StartAt: c.bus})
+			subscribe(t, b, "reader", &tidings.SubscribeOptions{StartAt: c.own}, numberChosen, nothing)
+			declared := b.Subscriptions()
+			start(t, b)
+			if got := d.starts["numbers.reader"]; got != c.want {
+				t.Errorf("the driver was told to begin at %+v, want %+v", got, c.want)
+			}
+			if declared[0].StartAt != c.want {
+				t.Errorf("Bus.Subscriptions says %+v, want %+v", declared[0].StartAt, c.want)
+			}
+		})
+	}
+	t.Run("without options", func(t *testing.T) {
+		d := &beginner{endless{randomDriver{newRandomBroker()}}, map[string]tidings.StartAt{}}
+		b := tidings.New(d, &tidings.Options{Logger: discard(), StartAt: tidings.StartNow})
+		subscribe(t, b, "reader", nil, numberChosen, nothing)
+		start(t, b)
+		if got := d.starts["numbers.reader"]; got != tidings.StartNow {
+			t.Errorf("the driver was told to begin at %+v", got)
+		}
+	})
+	t.Run("on a driver without history", func(t *testing.T) {
+		b := tidings.New(memory.New(nil), &tidings.Options{Logger: discard(), StartAt: tidings.StartNow})
+		handled := 0
+		subscribe(t, b, "reader", nil, numberChosen, func(context.Context, tidings.Event[numberPayload]) error { handled++; return nil })
+		start(t, b)
+		if err := b.Publish(t.Context(), numberChosen.New("a", numberPayload{1})); err != nil || handled != 1 {
+			t.Errorf("%d handled, %v", handled, err)
+		}
+	})
+}
+
 func TestLifeCycleMistakes(t *testing.T) {
 	b := tidings.New(memory.New(nil), &tidings.Options{Logger: discard()})
 	stop := start(t, b)
@@ -244,7 +308,7 @@ func TestADriverWithHistoryAsksForNumbers(t *testing.T) {
 	b := tidings.New(&endless{randomDriver{newRandomBroker()}}, &tidings.Options{Logger: discard(), Claims: &sharedClaims{}})
 	b.Module("numbers").Subscribe("reader", nil, numberChosen.On(nothing))
 	err := b.Run(t.Context())
-	for _, want := range []string{"Options.RedeliveryHorizon", "say with StartAt where the subscription begins", "tidings.StartBeginning", "tidings.StartNow"} {
+	for _, want := range []string{"Options.RedeliveryHorizon", "say with StartAt where the subscription begins", "in its SubscribeOptions or for all of them in Options", "tidings.StartBeginning", "tidings.StartNow"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Run does not ask for %s: %v", want, err)
 		}

@@ -1,6 +1,7 @@
 package tidings
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,7 @@ func (m *Module) Subscribe(name string, options *SubscribeOptions, reactions ...
 	for _, err := range d.options.complaints() {
 		d.complain("%w", err)
 	}
+	d.options.StartAt = cmp.Or(d.options.StartAt, b.options.StartAt)
 	for n, r := range reactions {
 		d.react(n+1, r)
 	}

@@ -85,6 +85,12 @@ type Options struct {
 	// Source names the service on the wire. Empty means absent.
 	Source string
 
+	// StartAt is where a new subscription begins that says nothing itself: its own
+	// SubscribeOptions.StartAt wins. It counts on a driver with history, and only
+	// until the broker has a position of the subscription. There is no default: on a
+	// driver with history Run refuses a subscription for which neither says it.
+	StartAt StartAt
+
 	// StoreTimeout bounds each call of a store that is not in this process: claims,
 	// parked events, dead letters. One that has no answer by then has failed: its
 	// lane holds and the store is asked again. Defaults to 10 seconds.
@@ -138,6 +144,9 @@ func (o *Options) complaints() (errs []error) {
 		if problem := idProblem(o.Source); problem != "" {
 			errs = append(errs, fmt.Errorf("Options.Source %s", problem))
 		}
+	}
+	if problem := startProblem(o.StartAt); problem != "" {
+		errs = append(errs, fmt.Errorf("Options.StartAt %s", problem))
 	}
 	for i, observer := range o.Observers {
 		if observer == nil {
@@ -216,7 +225,9 @@ func (b Backoff) complaints(name string) (errs []error) {
 }
 
 // StartAt is where a subscription begins that the broker does not know yet, on
-// a driver with history: [StartBeginning], [StartNow] or [StartAtTime].
+// a driver with history: [StartBeginning], [StartNow] or [StartAtTime]. The zero
+// value says nothing. Options.StartAt is for every subscription of a bus,
+// SubscribeOptions.StartAt for one.
 type StartAt = driver.StartAt
 
 var (
@@ -228,6 +239,14 @@ var (
 
 // StartAtTime starts a new subscription with what was stored at t or later.
 func StartAtTime(t time.Time) StartAt { return StartAt{Mode: driver.StartTime, Time: t} }
+
+// startProblem is what is wrong with a value, or "".
+func startProblem(at StartAt) string {
+	if at.Mode < driver.StartUnset || at.Mode > driver.StartTime || at.Mode == driver.StartUnset && !at.Time.IsZero() {
+		return fmt.Sprintf("is %+v: use tidings.StartBeginning, tidings.StartNow or tidings.StartAtTime", at)
+	}
+	return ""
+}
 
 // SubscribeOptions configures one subscription. Nil and the zero value mean the
 // defaults.
@@ -307,7 +326,10 @@ type SubscribeOptions struct {
 	// aggregate, and refuses DeadLetter, which lets later events overtake.
 	RequireOrder bool
 
-	// StartAt is where a new subscription begins, on a driver with history.
+	// StartAt is where the subscription begins when the broker sees it for the first
+	// time, on a driver with history; on another it has no effect. Defaults to
+	// Options.StartAt. On a driver with history Run refuses a subscription for which
+	// neither says it.
 	StartAt StartAt
 
 	// Timeout bounds one attempt of a handler: its context ends. Defaults to 30
@@ -375,6 +397,9 @@ func (o *SubscribeOptions) complaints() (errs []error) {
 	}
 	if o.OnExhausted < DeadLetter || o.OnExhausted > Block {
 		errs = append(errs, fmt.Errorf("OnExhausted is %v: use DeadLetter, Park or Block", o.OnExhausted))
+	}
+	if problem := startProblem(o.StartAt); problem != "" {
+		errs = append(errs, fmt.Errorf("StartAt %s", problem))
 	}
 	if o.RequireOrder && o.OnExhausted == DeadLetter {
 		errs = append(errs, errors.New("RequireOrder and OnExhausted: DeadLetter contradict each other: behind a dead letter later events of the aggregate go on without it; use Park or Block"))
