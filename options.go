@@ -85,10 +85,11 @@ type Options struct {
 	// Source names the service on the wire. Empty means absent.
 	Source string
 
-	// StartAt is where a new subscription begins that says nothing itself: its own
-	// SubscribeOptions.StartAt wins. It counts on a driver with history, and only
-	// until the broker has a position of the subscription. There is no default: on a
-	// driver with history Run refuses a subscription for which neither says it.
+	// StartAt is where subscriptions begin that say nothing themselves: where
+	// SubscribeOptions.StartAt is set, that wins. It has an effect on a driver with
+	// history, where the broker has no position of the subscription yet, or none on a
+	// channel that is new to it. There is no default: on a driver with history Run
+	// refuses a subscription for which neither says it.
 	StartAt StartAt
 
 	// StoreTimeout bounds each call of a store that is not in this process: claims,
@@ -326,10 +327,10 @@ type SubscribeOptions struct {
 	// aggregate, and refuses DeadLetter, which lets later events overtake.
 	RequireOrder bool
 
-	// StartAt is where the subscription begins when the broker sees it for the first
-	// time, on a driver with history; on another it has no effect. Defaults to
-	// Options.StartAt. On a driver with history Run refuses a subscription for which
-	// neither says it.
+	// StartAt is where the subscription begins when the broker sees it, or a channel
+	// of it, for the first time, on a driver with history; on another it has no
+	// effect. Defaults to Options.StartAt. On a driver with history Run refuses a
+	// subscription for which neither says it.
 	StartAt StartAt
 
 	// Timeout bounds one attempt of a handler: its context ends. Defaults to 30

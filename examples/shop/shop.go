@@ -84,6 +84,8 @@ func (s *shop) wire(ctx context.Context, config setup.Config, p part) (err error
 	options := &setup.Options{Bus: tidings.Options{
 		// Counts come first: what the story has told is counted.
 		Logger: p.log, Source: "shop", Observers: append([]tidings.Observer{s.counts}, p.observers...),
+		// On a broker, every module also handles what was published before it came.
+		StartAt: tidings.StartBeginning,
 	}}
 	if p.lease > 0 {
 		options.SQLDB = func(o *sqldb.Options) { o.LeaseTime = p.lease }

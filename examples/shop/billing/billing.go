@@ -47,10 +47,9 @@ type Billing struct {
 }
 
 // New gives the module its face of the bus and a place for its rows, and
-// subscribes. The bus says at Run what is wrong with that.
+// subscribes.
 func New(face *tidings.Module, storage Storage) *Billing {
-	face.Subscribe("create-default-profile", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning},
-		storage.OnUserCreated(accounts.CreateDefaultProfile))
+	face.Subscribe("create-default-profile", nil, storage.OnUserCreated(accounts.CreateDefaultProfile))
 	return &Billing{accounts.New(face, storage), storage}
 }
 

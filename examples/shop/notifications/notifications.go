@@ -36,13 +36,11 @@ const Schema = mail.Schema
 type Notifications struct{ storage Storage }
 
 // New gives the module its face of the bus and a place for its rows, and
-// subscribes. The bus says at Run what is wrong with that.
+// subscribes.
 func New(face *tidings.Module, storage Storage) *Notifications {
 	server := mail.NewServer()
-	face.Subscribe("welcome", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning},
-		storage.OnUserCreated(server.Welcome))
-	face.Subscribe("subscription", &tidings.SubscribeOptions{StartAt: tidings.StartBeginning},
-		storage.OnSubscriptionActivated(server.Subscription))
+	face.Subscribe("welcome", nil, storage.OnUserCreated(server.Welcome))
+	face.Subscribe("subscription", nil, storage.OnSubscriptionActivated(server.Subscription))
 	return &Notifications{storage}
 }
 
