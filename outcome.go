@@ -120,10 +120,10 @@ func decide(q question) outcome {
 
 // givenUp reports whether the policy is asked, and why.
 func givenUp(q question) (reason string, over bool) {
-	switch {
-	case q.ending == endCrashed:
+	switch q.ending {
+	case endCrashed:
 		return reasonCrashed, true
-	case q.ending == endPermanent:
+	case endPermanent:
 		return reasonPermanent, true
 	}
 	return reasonExhausted, q.last

@@ -170,6 +170,9 @@ func (s *subscription) outcome(i *item, failed *failure) verdict {
 	if i.reaction.ownClaim {
 		s.tellStores(e, failed)
 	}
+	if e == endFenced {
+		s.unfence(i)
+	}
 	return s.carryOut(i, s.decide(i, e, failed), failed, a.number, s.bus.clock.Now().Sub(a.started))
 }
 
