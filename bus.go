@@ -223,6 +223,7 @@ func (b *Bus) Run(ctx context.Context) error {
 		b.failStart(err)
 		return err
 	}
+	b.stores.begin(ctx)
 	close(b.ready)
 	return b.turn(ctx)
 }
@@ -316,6 +317,7 @@ func (b *Bus) connect(ctx context.Context) error {
 		}
 	}
 	b.letters = b.stores.letters(b.marks())
+	b.findProbed()
 	local := claims.New(b.clock, b.options.LocalClaims)
 	var processLocal []string
 	for _, s := range b.subscriptions {
@@ -411,6 +413,9 @@ func (b *Bus) turn(ctx context.Context) error {
 	}
 	if b.keepsRecords() {
 		fetchers.Go(func() { b.watchRecords(fetching) })
+	}
+	if len(b.stores.probed) > 0 {
+		fetchers.Go(func() { b.stores.keepProbing(fetching) })
 	}
 	stopRunners := b.startRunners()
 	select {

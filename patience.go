@@ -31,6 +31,7 @@ type storeWatch struct {
 	down        atomic.Pointer[time.Time] // since when
 	failed      atomic.Int64              // when a call failed last, in nanoseconds
 	inbox       atomic.Bool               // transactions of handlers fail
+	probed      []probed                  // set before anything runs
 }
 
 func newStoreWatch(b *Bus) *storeWatch {
@@ -43,8 +44,8 @@ func newStoreWatch(b *Bus) *storeWatch {
 // Report implements [driver.Sink].
 func (w *storeWatch) Report(r driver.Report) {
 	if r.Kind == driver.ReportOutage {
-		now := time.Now()
-		w.down.Store(&now)
+		since := time.Now().Add(-w.outage.Told()) // the first question that had no answer
+		w.down.Store(&since)
 	} else {
 		w.down.Store(nil)
 	}
@@ -57,7 +58,7 @@ func (w *storeWatch) since() time.Duration {
 	if down == nil {
 		return 0
 	}
-	if w.outage.UnderWay() == 0 && time.Since(time.Unix(0, w.failed.Load())) > storeForgotten {
+	if len(w.probed) == 0 && w.outage.UnderWay() == 0 && time.Since(time.Unix(0, w.failed.Load())) > storeForgotten {
 		return 0
 	}
 	return max(time.Since(*down), 1)

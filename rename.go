@@ -15,7 +15,7 @@ import (
 func (s *subscription) description() driver.Subscription {
 	return driver.Subscription{
 		Name: s.name, Channels: s.channels, Types: s.types, StartAt: s.options.StartAt,
-		MaxEvents: s.options.MaxEvents, MaxBytes: s.options.MaxBytes,
+		MaxEvents: s.options.MaxEvents, MaxBytes: s.options.MaxBytes, Unable: s.unable(),
 	}
 }
 

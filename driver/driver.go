@@ -126,6 +126,18 @@ type Subscription struct {
 	// source; 0 means the driver's default.
 	MaxEvents int
 	MaxBytes  int
+	// Unable says for how long the subscriber has not been able to handle anything,
+	// because a store that it needs does not answer; 0 where it is able. A driver that
+	// divides sources or messages among instances leaves them to others while that is
+	// longer than what they are leased for: another instance may reach the store. It is
+	// safe for concurrent use, and nil where the subscriber needs no store.
+	Unable func() time.Duration
+}
+
+// IsUnable reports whether the subscriber has not been able to handle anything for
+// longer than that.
+func (s *Subscription) IsUnable(lease time.Duration) bool {
+	return s.Unable != nil && s.Unable() > lease
 }
 
 // ChannelOf is the channel of an event type, for a broker that knows types and no

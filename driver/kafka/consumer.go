@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -119,6 +120,9 @@ func (c *consumer) Run(ctx context.Context) error {
 	var feeder sync.WaitGroup
 	feeder.Go(func() { c.feed(polls) })
 	feeder.Go(func() { c.keepLoop(polls) })
+	if c.subscription.Unable != nil {
+		feeder.Go(func() { c.standBack(polls) })
+	}
 	defer feeder.Wait()
 	defer stop()
 	defer c.client.PauseFetchTopics(c.topics...) // what the client would fetch now nobody takes
@@ -154,6 +158,35 @@ func (c *consumer) Run(ctx context.Context) error {
 		}
 		if c.closing.Load() {
 			return nil
+		}
+	}
+}
+
+// standBackEvery is how often it is looked whether the subscriber is able.
+const standBackEvery = time.Second
+
+// standBack leaves the partitions to other members while the subscriber has not been
+// able to handle anything for longer than a session, and takes part again when it is.
+// It stays in the group meanwhile, with no topic.
+func (c *consumer) standBack(ctx context.Context) {
+	look := time.NewTicker(standBackEvery)
+	defer look.Stop()
+	away := false
+	for {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+		unable := c.subscription.IsUnable(c.driver.options.SessionTimeout)
+		if unable == away {
+			continue
+		}
+		if away = unable; away {
+			c.sink.Report(driver.Report{Kind: driver.ReportWarning, Text: "the partitions are left to other instances: a store that the handlers need does not answer here"})
+			c.client.PurgeTopicsFromConsuming(slices.Clone(c.topics)...)
+		} else {
+			c.client.AddConsumeTopics(c.topics...)
 		}
 	}
 }

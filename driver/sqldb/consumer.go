@@ -85,7 +85,10 @@ const (
 )
 
 // stuck reports that nothing could be read for longer than the leases last.
-func (c *consumer) stuck() bool { return c.outage.Since(reading) > c.driver.options.LeaseTime }
+func (c *consumer) stuck() bool {
+	lease := c.driver.options.LeaseTime
+	return c.outage.Since(reading) > lease || c.subscription.IsUnable(lease)
+}
 
 // outageAfter is how long the database may not answer before that is reported.
 const outageAfter = time.Second

@@ -146,6 +146,13 @@ func (q *queue) poll() {
 			q.pause(time.Second)
 			continue
 		}
+		if q.unable() {
+			q.mu.Lock()
+			q.asking -= room
+			q.mu.Unlock()
+			q.pause(time.Second)
+			continue
+		}
 		if _, err := q.fetch(room, q.driver.options.PollWait); err != nil {
 			q.failed(fmt.Errorf("sqs: receive from %s: %w", q.name, err))
 			q.pause(min(100*time.Millisecond<<min(failures, 10), 5*time.Second))
@@ -157,6 +164,18 @@ func (q *queue) poll() {
 			c.outage.Answered()
 		}
 	}
+}
+
+// unable reports that a subscription on the queue has not been able to handle anything
+// for longer than a message is invisible: messages are for all of them, so other
+// instances get them.
+func (q *queue) unable() bool {
+	for _, c := range q.members() {
+		if c.subscription.IsUnable(q.driver.options.VisibilityTimeout) {
+			return true
+		}
+	}
+	return false
 }
 
 // help receives while there are many messages, until the queue stops.
@@ -419,6 +438,9 @@ func (q *queue) beat() {
 		case <-q.life.Done():
 			return
 		case <-ticker.C:
+		}
+		if q.unable() {
+			continue // what is in hand is given to others
 		}
 		now := time.Now()
 		var extend []change

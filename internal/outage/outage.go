@@ -136,6 +136,23 @@ func (o *Outage) AnsweredAt(name string) {
 	}
 }
 
+// AnsweredAll says that whatever is asked has an answer, where nothing is under way that
+// would say so itself.
+func (o *Outage) AnsweredAll() {
+	o.mu.Lock()
+	for _, c := range o.concerns {
+		if c.underWay > 0 {
+			o.mu.Unlock()
+			return
+		}
+	}
+	for _, c := range o.concerns {
+		c.failure, c.since = nil, time.Time{}
+	}
+	o.mu.Unlock()
+	o.look()
+}
+
 // Since is for how long a concern has had no answer, with what is under way.
 func (o *Outage) Since(name string) time.Duration {
 	o.mu.Lock()
@@ -154,6 +171,16 @@ func (o *Outage) UnderWay() (n int) {
 		n += c.underWay
 	}
 	return n
+}
+
+// Told is for how long the outage lasts that was told, or 0.
+func (o *Outage) Told() time.Duration {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.began.IsZero() {
+		return 0
+	}
+	return max(time.Since(o.began), 1)
 }
 
 // look tells what has changed.

@@ -120,6 +120,14 @@ type trappedStore[TX any] struct {
 	trap *Trap
 }
 
+// Check asks the store whether it answers, as the bus does.
+func (s *trappedStore[TX]) Check(ctx context.Context) error {
+	if store, ok := s.Store.(interface{ Check(context.Context) error }); ok {
+		return store.Check(ctx)
+	}
+	return nil
+}
+
 func (s *trappedStore[TX]) Transact(ctx context.Context, fn func(context.Context, TX) error) error {
 	return s.Store.Transact(ctx, func(ctx context.Context, tx TX) error {
 		err := fn(ctx, tx)

@@ -66,6 +66,7 @@ func (d *Driver) Subscribe(ctx context.Context, s driver.Subscription, sink driv
 	c.share = share.New(share.Options{
 		Leases: c.leases, Group: s.Name, Holder: d.holder, Names: shards, TTL: d.options.LeaseTime,
 		Adopt: c.adopt, Drain: c.drain, GiveUp: c.giveUp, Lost: c.lost, Joined: sink.Joined, Failed: c.outage.Failed,
+		Stuck: func() bool { return s.IsUnable(d.options.LeaseTime) },
 	})
 	d.mu.Lock()
 	defer d.mu.Unlock()
