@@ -17,16 +17,11 @@ import (
 // without a word is full of them. So whatever is called here hangs up when it is done
 // with a connection that pgx has given up.
 
-// hangUp ends a connection that pgx has given up. It may be called at any time, and
-// twice.
-func hangUp(c *pgx.Conn) {
-	if c != nil && c.IsClosed() {
-		_ = c.PgConn().Conn().Close() // it is of no use whatever this says
-	}
-}
-
+// release gives a connection back, and hangs up where pgx has given it up.
 func release(c *pgxpool.Conn) {
-	hangUp(c.Conn())
+	if c.Conn().IsClosed() {
+		_ = c.Conn().PgConn().Conn().Close() // it is of no use whatever this says
+	}
 	c.Release()
 }
 
@@ -70,11 +65,22 @@ func (d poolDatabase) Query(ctx context.Context, statement string, arguments ...
 }
 
 func (d poolDatabase) Begin(ctx context.Context) (sqlstore.Transaction, error) {
-	tx, err := d.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginShort})
+	return beginOn(ctx, d.pool, pgx.TxOptions{BeginQuery: beginShort})
+}
+
+// beginOn begins a transaction on a connection of the pool, which the end of the
+// transaction gives back.
+func beginOn(ctx context.Context, pool *pgxpool.Pool, options pgx.TxOptions) (*poolTransaction, error) {
+	c, err := pool.Acquire(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return poolTransaction{transactionExecutor{tx}}, nil
+	tx, err := c.BeginTx(ctx, options)
+	if err != nil {
+		release(c)
+		return nil, err
+	}
+	return &poolTransaction{transactionExecutor{tx}, c}, nil
 }
 
 // poolRows give their connection back when they are closed.
@@ -107,19 +113,29 @@ func (e transactionExecutor) Query(ctx context.Context, statement string, argume
 	return &poolRows{Rows: rows}, nil
 }
 
-type poolTransaction struct{ transactionExecutor }
+type poolTransaction struct {
+	transactionExecutor
+	connection *pgxpool.Conn // nil: given back
+}
 
-func (t poolTransaction) Commit(ctx context.Context) error {
-	defer hangUp(t.tx.Conn())
+func (t *poolTransaction) Commit(ctx context.Context) error {
+	defer t.giveBack()
 	return t.tx.Commit(ctx)
 }
 
-func (t poolTransaction) Rollback(ctx context.Context) error {
-	defer hangUp(t.tx.Conn())
+func (t *poolTransaction) Rollback(ctx context.Context) error {
+	defer t.giveBack()
 	if err := t.tx.Rollback(ctx); !errors.Is(err, pgx.ErrTxClosed) {
 		return err
 	}
 	return nil
+}
+
+func (t *poolTransaction) giveBack() {
+	if t.connection != nil {
+		release(t.connection)
+		t.connection = nil
+	}
 }
 
 // sweep asks every idle connection for an answer, all at once: pgx closes those

@@ -75,11 +75,11 @@ func New(pool *pgxpool.Pool, options *Options) (*Store[pgx.Tx], error) {
 		Database:    poolDatabase{pool},
 		Transaction: func(tx pgx.Tx) sqlstore.Executor { return transactionExecutor{tx} },
 		Begin: func(ctx context.Context) (pgx.Tx, func(context.Context) error, func(context.Context) error, error) {
-			tx, err := pool.Begin(ctx)
+			t, err := beginOn(ctx, pool, pgx.TxOptions{})
 			if err != nil {
 				return nil, nil, nil, err
 			}
-			return tx, poolTransaction{transactionExecutor{tx}}.Commit, poolTransaction{transactionExecutor{tx}}.Rollback, nil
+			return t.tx, t.Commit, t.Rollback, nil
 		},
 		Sweep: sweep(pool),
 	}
