@@ -2,6 +2,9 @@ package tidings
 
 import (
 	"context"
+	"errors"
+	"io"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -73,13 +76,20 @@ func (w *storeWatch) ask(ctx context.Context, concern string, call func(ctx cont
 	switch {
 	case ctx.Err() != nil:
 		end(context.Canceled)
-	case limited.Err() != nil && err != nil:
+	case err != nil && (limited.Err() != nil || unreached(err)):
 		w.failed.Store(time.Now().UnixNano())
 		end(err)
 	default:
 		end(nil) // an answer, be it no
 	}
 	return err
+}
+
+// unreached reports that an error is of a connection that was not made or has broken,
+// and so no answer of a store.
+func unreached(err error) bool {
+	_, network := errors.AsType[net.Error](err)
+	return network || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // handler is told what a handler with a transaction of its own met.

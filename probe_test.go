@@ -3,6 +3,8 @@ package tidings_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -15,9 +17,10 @@ import (
 // askedClaims are claims that can be asked whether they answer.
 type askedClaims struct {
 	flakyClaims
-	mu    sync.Mutex
-	away  bool
-	asked int
+	refuses bool // quickly, and not only after a while
+	mu      sync.Mutex
+	away    bool
+	asked   int
 }
 
 func (c *askedClaims) Durable() bool { return true }
@@ -42,6 +45,9 @@ func (c *askedClaims) Claim(ctx context.Context, r driver.ClaimRequest) (driver.
 	c.mu.Lock()
 	away := c.away
 	c.mu.Unlock()
+	if away && c.refuses {
+		return driver.ClaimAnswer{}, fmt.Errorf("claim: %w", &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")})
+	}
 	if away {
 		<-ctx.Done() // as over a connection that has died without a word
 		return driver.ClaimAnswer{}, ctx.Err()
@@ -64,8 +70,14 @@ func (d *tellingDriver) Subscribe(ctx context.Context, s driver.Subscription, si
 // it is asked, the driver is told for how long, and both end when the store is back
 // although nothing else asks it.
 func TestAStoreThatDoesNotAnswerIsAskedUntilItDoes(t *testing.T) {
+	for _, refuses := range []bool{false, true} {
+		t.Run(fmt.Sprint("refuses ", refuses), func(t *testing.T) { storeIsAsked(t, refuses) })
+	}
+}
+
+func storeIsAsked(t *testing.T, refuses bool) {
 	synctest.Test(t, func(t *testing.T) {
-		broker, claims := newRandomBroker(), &askedClaims{away: true}
+		broker, claims := newRandomBroker(), &askedClaims{away: true, refuses: refuses}
 		d := &tellingDriver{randomDriver: &randomDriver{broker}}
 		b := tidings.New(d, &tidings.Options{Logger: discard(), Claims: claims, RedeliveryHorizon: time.Hour, StoreTimeout: 4 * time.Second})
 		subscribe(t, b, "reader", nil, numberChosen, func(context.Context, tidings.Event[numberPayload]) error { return nil })
