@@ -21,6 +21,7 @@ import (
 	"github.com/tidings-go/tidings/driver/drivertest"
 	"github.com/tidings-go/tidings/driver/drivertest/faults"
 	"github.com/tidings-go/tidings/internal/line"
+	"github.com/tidings-go/tidings/internal/testtime"
 	"github.com/tidings-go/tidings/outbox"
 	"github.com/tidings-go/tidings/setup"
 )
@@ -39,6 +40,9 @@ func TestSilence(t *testing.T) {
 				continue
 			}
 			silent.Program = program
+			if !*everySilence { // other tests run beside it
+				silent.Slack = testtime.Scaled(10 * time.Second)
+			}
 			for _, silence := range silences(n, &silent) {
 				t.Run(silent.Name+", "+silent.Server+" silent/"+silence.String(), func(t *testing.T) {
 					t.Parallel()

@@ -77,6 +77,8 @@ type Silent struct {
 	// Place.Database, and not the broker.
 	Server   string
 	Database bool
+	// Slack is what a machine with other work adds to every limit, at least.
+	Slack time.Duration
 }
 
 // The times of the promise, beside the world's Session.
@@ -105,7 +107,7 @@ type silent struct {
 // RunSilence puts a world through one silence.
 func RunSilence(t *testing.T, ledger *Ledger, world *Silent, silence Silence) SilenceVerdict {
 	t.Helper()
-	s := &silent{Trial: NewTrial(t, ledger, world.World, silence.String()), Silence: silence, world: world, lines: make(map[*Process]*line.Line),
+	s := &silent{Trial: NewTrial(t, ledger, world.World, silence.String()), Silence: silence, world: world, slack: world.Slack, lines: make(map[*Process]*line.Line),
 		verdict: SilenceVerdict{Silence: silence, Server: world.Server}}
 	switch silence.During {
 	case Starting:
