@@ -59,6 +59,9 @@ func BenchmarkDriver(b *testing.B) {
 	drivertest.RunBenchmarks(b, conformance(url, true, false))
 }
 
+// slowAnswer is for a server that shares two cores with its tests.
+const slowAnswer = 30 * time.Second
+
 var namespaces atomic.Int64
 
 func conformance(url string, fifo, topics bool, change ...func(*sqs.Options)) drivertest.Harness {
@@ -75,7 +78,7 @@ func conformance(url string, fifo, topics bool, change ...func(*sqs.Options)) dr
 		plain := client(url, nil)
 		return drivertest.Broker{
 			Open: func(t testing.TB) driver.Driver {
-				o := Options{Client: client(url, line, change...), Namespace: namespace, FIFO: fifo, VisibilityTimeout: timeout, PollWait: time.Second, UnhandledGrace: -1}
+				o := Options{Client: client(url, line, change...), Namespace: namespace, FIFO: fifo, VisibilityTimeout: timeout, PollWait: time.Second, RequestTimeout: slowAnswer, UnhandledGrace: -1}
 				if topics {
 					o.Topics = topicClient(url, line)
 				}

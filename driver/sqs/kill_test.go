@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "12"); err != nil { // the tests wait for polls and do little else
+	if err := flag.Set("test.parallel", "8"); err != nil { // the tests wait for polls and do little else
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 func openKilled(namespace string) (driver.Driver, error) {
 	return New(Options{
 		Client: client(os.Getenv("TIDINGS_ELASTICMQ_URL"), nil), Namespace: namespace, FIFO: strings.HasPrefix(namespace, "fifo"),
-		VisibilityTimeout: 3 * time.Second, PollWait: time.Second,
+		VisibilityTimeout: 3 * time.Second, PollWait: time.Second, RequestTimeout: slowAnswer,
 	})
 }
 
