@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -65,19 +67,29 @@ func TestBehindAnUnreadableEventThePolicyIsTheSame(t *testing.T) {
 func TestAnOutageOfTheStoreCountsAgainstNoParkedEvent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var away, mended atomic.Bool
-		var attempts []int
+		var mu sync.Mutex
+		var all []int
+		attempts := func() []int {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(all)
+		}
 		var handled time.Time
 		b := tidings.New(memory.New(nil), &tidings.Options{Logger: discard()})
 		reaction := tidings.NewReaction(numberChosen, func(ctx context.Context, _ tidings.Event[numberPayload]) error {
 			d, _ := tidings.DeliveryFrom(ctx)
-			attempts = append(attempts, d.Attempt)
+			mu.Lock()
+			all = append(all, d.Attempt)
+			mu.Unlock()
 			switch {
 			case away.Load():
 				return fmt.Errorf("begin: %w", tidings.ErrUnavailable)
 			case !mended.Load():
 				return errors.New("broken")
 			}
+			mu.Lock()
 			handled = time.Now()
+			mu.Unlock()
 			return nil
 		}, tidings.OwnClaim)
 		options := &tidings.SubscribeOptions{
@@ -92,20 +104,22 @@ func TestAnOutageOfTheStoreCountsAgainstNoParkedEvent(t *testing.T) {
 		}
 		pass(time.Second)
 		synctest.Wait()
-		if fmt.Sprint(attempts) != "[1 2]" {
-			t.Fatalf("attempts %v, want two until it is parked", attempts)
+		if fmt.Sprint(attempts()) != "[1 2]" {
+			t.Fatalf("attempts %v, want two until it is parked", attempts())
 		}
 		away.Store(true)
 		pass(time.Hour)
 		synctest.Wait()
-		if last := attempts[len(attempts)-1]; last != 3 || len(attempts) < 1000 {
-			t.Errorf("after an hour without the store the attempt is number %d, of %d tries; want the third all the time", last, len(attempts))
+		if tries := attempts(); tries[len(tries)-1] != 3 || len(tries) < 1000 {
+			t.Errorf("after an hour without the store the attempt is number %d, of %d tries; want the third all the time", tries[len(tries)-1], len(tries))
 		}
 		away.Store(false)
 		mended.Store(true)
 		back := time.Now()
 		pass(time.Minute)
 		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		if took := handled.Sub(back); handled.IsZero() || took > time.Second {
 			t.Errorf("it was handled %v after the store was back, want a second at most", took)
 		}
