@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,8 +107,8 @@ func (c *sharedClaims) Close(context.Context) error {
 	return nil
 }
 
-// redisAnswer is how long Redis may take to answer a claim; the drivers have the same
-// bound.
+// redisAnswer is how long Redis may take to answer a claim, unless REDIS_URL says
+// another (write_timeout). The drivers have the same bound.
 const redisAnswer = 5 * time.Second
 
 // openClaims puts the store that EVENT_CLAIMS names into the options of the bus.
@@ -131,7 +132,7 @@ func openClaims(config Config, bus *tidings.Options) (*sharedClaims, []error) {
 	if err != nil {
 		return nil, append(errs, err)
 	}
-	option.DisableCache, option.ConnWriteTimeout = true, redisAnswer
+	option.DisableCache, option.ConnWriteTimeout = true, cmp.Or(option.ConnWriteTimeout, redisAnswer)
 	client, err := rueidis.NewClient(option)
 	if err != nil {
 		return nil, append(errs, fmt.Errorf("EVENT_CLAIMS=redis, REDIS_URL=%s: %w", redisAddress(config), err))
